@@ -1,0 +1,155 @@
+/** Loads the addon; the one place that knows its signatures. */
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+import { Qcow2Error } from './errors.js';
+
+/** What an L2 entry or subcluster makes of its guest range, as {@link NativeCore.mapL2} reports it. */
+export const RunKind = {
+  /** No entry: the backing file decides, else zeros. */
+  unallocated: 0,
+  /** Reads as zeros; no host cluster. */
+  zero: 1,
+  /** Reads as zeros; a host cluster is kept for it. */
+  zeroAllocated: 2,
+  /** Stored at the host offset. */
+  data: 3,
+  /** One compressed cluster; never merged. */
+  compressed: 4,
+  /** Extended L2 only: an unallocated subcluster of a cluster that has a host cluster. */
+  unallocatedInCluster: 5,
+  /** The entry breaks the specification; the fourth value is an {@link InvalidEntry}. */
+  invalid: 6,
+} as const;
+export type RunKind = (typeof RunKind)[keyof typeof RunKind];
+
+/** Why an L2 entry is {@link RunKind.invalid}. */
+export const InvalidEntry = {
+  reservedBits: 0,
+  unalignedOffset: 1,
+  /** Zero flag in a version 2 image. */
+  zeroFlagInV2: 2,
+  /** A subcluster both allocated and zero, or bitmap bits on a compressed cluster, or allocated without a host cluster. */
+  subclusterBitmap: 3,
+  /** A compressed cluster in an image with an external data file. */
+  compressedInDataFile: 4,
+} as const;
+export type InvalidEntry = (typeof InvalidEntry)[keyof typeof InvalidEntry];
+
+/** How a table is to be read; add the flags up. */
+export const L2Flag = {
+  /** Entries are 16 bytes with subcluster bitmaps. */
+  extended: 1,
+  /** Version 3: bit 0 of a standard descriptor is the zero flag. */
+  zeroFlag: 2,
+  /** Data lives in an external file: offset 0 with bit 63 is a valid place. */
+  externalData: 4,
+  /** Do not split runs where only COPIED differs. */
+  ignoreCopied: 8,
+} as const;
+
+/** Numbers per run in the output of {@link NativeCore.mapL2}: kind, guest length, host offset, aux. */
+export const runStride = 4;
+
+/**
+ * The native functions. All synchronous ones do bounded work on one table or one buffer; those that return a promise
+ * work on the thread pool and hold their buffers until they settle. Every argument is checked: a wrong one throws a
+ * TypeError `ERR_INVALID_ARG_TYPE` / `ERR_INVALID_ARG_VALUE` or a RangeError `ERR_OUT_OF_RANGE`.
+ */
+export interface NativeCore {
+  /**
+   * Translates `count` L2 entries from index `first` on into merged runs written to `out`: kind, length in guest bytes,
+   * host offset, aux (COPIED as 1 or 0; bytes from the host offset to the end of the last sector for a compressed
+   * cluster; the reason for an invalid one). Stops early when `out` is full. Returns the number of runs.
+   */
+  mapL2(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    first: number,
+    count: number,
+    out: Float64Array,
+  ): number;
+  /**
+   * Makes the guest bytes [start, start + length) of a table (relative to its first entry, multiples of the subcluster)
+   * data at `host` and on, with COPIED set. `host` is where the cluster that contains `start` begins. With extended
+   * entries the covered subclusters become allocated, the others of each touched cluster keep their state, except that
+   * those of a formerly compressed entry start as unallocated.
+   */
+  l2SetData(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    start: number,
+    length: number,
+    host: number,
+  ): void;
+  /**
+   * Makes a range read as zeros. With `keepHost` entries keep their host cluster (and COPIED); without, whole clusters
+   * drop it. Ranges of extended entries may begin and end at subclusters: a partly covered cluster always keeps its host.
+   */
+  l2SetZero(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    start: number,
+    length: number,
+    keepHost: boolean,
+  ): void;
+  /** Makes whole clusters unallocated (extended: also subclusters, which keep the host cluster while others use it). */
+  l2SetUnallocated(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    start: number,
+    length: number,
+  ): void;
+  /** Makes entry `index` a compressed cluster of `length` bytes at byte `host` of the file. */
+  l2SetCompressed(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    index: number,
+    host: number,
+    length: number,
+  ): void;
+
+  /** The refcount at `index` of a refcount block; counts past 2^53 - 1 come back as 2^53 - 1. */
+  refcountGet(block: Uint8Array, order: number, index: number): number;
+  /** Sets `count` refcounts from `first` on. */
+  refcountSet(block: Uint8Array, order: number, first: number, count: number, value: number): void;
+  /** Adds `delta` (positive or negative) to `count` refcounts; -1 when done, else, changing nothing, the first index that would leave its range. */
+  refcountAdd(block: Uint8Array, order: number, first: number, count: number, delta: number): number;
+  /** The first index in [first, end) whose refcount is 0; `end` when none is. */
+  refcountNextFree(block: Uint8Array, order: number, first: number, end: number): number;
+  /** The first index in [first, end) whose refcount is not 0; `end` when none is. */
+  refcountNextUsed(block: Uint8Array, order: number, first: number, end: number): number;
+
+  /** Whether every byte is zero. */
+  isZero(buffer: Uint8Array): boolean;
+  /**
+   * Splits a buffer into alternating runs of zero and non-zero blocks of `granularity` bytes (the last may be shorter).
+   * Writes the end offset of each run to `out`, the first run being non-zero (its end is 0 when the buffer starts with
+   * zeros). Returns the number of ends written; stops early when `out` is full.
+   */
+  zeroRuns(buffer: Uint8Array, granularity: number, out: Float64Array): number;
+}
+
+function load(): NativeCore {
+  const require = createRequire(import.meta.url);
+  // lib/ and dist/ are both one below the package's root.
+  const root = fileURLToPath(new URL('..', import.meta.url));
+  try {
+    const loadAddon = require('node-gyp-build') as (directory: string) => NativeCore;
+    return loadAddon(root);
+  } catch (cause) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_NATIVE',
+      `The native addon of qcow2 could not be loaded on ${process.platform}-${process.arch}, Node ${process.version}. ` +
+        'There may be no prebuilt binary for this platform, or the install script was not run (npm 12 asks for approval: ' +
+        '`npm approve-scripts qcow2`). With a C++17 compiler and cmake installed, `npm rebuild qcow2` compiles it.',
+      { cause },
+    );
+  }
+}
+
+export const native: NativeCore = load();

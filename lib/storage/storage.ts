@@ -1,0 +1,82 @@
+/** Where bytes live: the interface every byte store implements, and helpers over it. */
+import { Qcow2Error } from '../errors.js';
+
+/**
+ * A byte-addressed store with positional access. Positions and lengths are bytes, calls may overlap, and a call reads or
+ * writes the given memory only until its promise settles. Implement the required members to open images from anything;
+ * the optional ones make it faster or let the file stay sparse.
+ */
+export interface Storage {
+  /** A name for messages, such as a path. */
+  readonly name: string;
+  readonly readOnly: boolean;
+  /** Fills `buffer` from `position` on; resolves to the bytes read, fewer than asked only at the end. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  /** Writes all of `buffer`, growing the store where needed. */
+  write(buffer: Uint8Array, position: number): Promise<void>;
+  /** Resolves once everything whose write had resolved before the call is durable. */
+  flush(): Promise<void>;
+  /** The length in bytes. */
+  size(): Promise<number>;
+  /** Cuts or extends (with zeros) to `size` bytes. */
+  truncate(size: number): Promise<void>;
+  close(): Promise<void>;
+
+  /** Writes several buffers one behind the other, in one go. */
+  writev?(buffers: readonly Uint8Array[], position: number): Promise<void>;
+  /** Gives the space of a range back, so that it reads as zeros; false where the store cannot. */
+  punch?(position: number, length: number): Promise<boolean>;
+  /** Reserves space for a range, which keeps or becomes zeros where nothing was written; false where the store cannot. */
+  allocate?(position: number, length: number): Promise<boolean>;
+  /** The first position at or after `position` that may hold data, or null when only a hole follows. */
+  nextData?(position: number): Promise<number | null>;
+  /** The first position at or after `position` that is in a hole; the end of the store counts as one. */
+  nextHole?(position: number): Promise<number>;
+  /** Bytes really occupied on the medium. */
+  allocatedSize?(): Promise<number>;
+  /** Tells whether two storages are the same object (device and inode), for finding loops. */
+  readonly identity?: string;
+  /** The descriptor of a plain file, for native jobs that copy between files. */
+  readonly fd?: number;
+  /** For a file opened by name, its absolute path: what relative references start from. */
+  readonly path?: string;
+}
+
+/** Reads exactly `buffer.length` bytes or fails: for metadata, where the end of the file is damage. */
+export async function readExactly(
+  storage: Storage,
+  buffer: Uint8Array,
+  position: number,
+  what: string,
+): Promise<void> {
+  const got = await storage.read(buffer, position);
+  if (got !== buffer.length) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_CORRUPT',
+      `${what} at offset ${position} runs past the end of ${storage.name}: ${buffer.length} bytes wanted, ${got} there`,
+      { offset: position },
+    );
+  }
+}
+
+/** Reads `buffer.length` bytes; what lies past the end of the store reads as zeros. */
+export async function readPadded(storage: Storage, buffer: Uint8Array, position: number): Promise<void> {
+  const got = await storage.read(buffer, position);
+  if (got < buffer.length) buffer.fill(0, got);
+}
+
+/** Writes several buffers one behind the other. */
+export async function writeAll(
+  storage: Storage,
+  buffers: readonly Uint8Array[],
+  position: number,
+): Promise<void> {
+  const [first] = buffers;
+  if (buffers.length === 1 && first !== undefined) return storage.write(first, position);
+  if (storage.writev !== undefined) return storage.writev(buffers, position);
+  let at = position;
+  for (const buffer of buffers) {
+    await storage.write(buffer, at);
+    at += buffer.length;
+  }
+}
