@@ -1,0 +1,60 @@
+/** Turns whatever a caller names as an image into a Storage, and tells who closes it. */
+import type { FileHandle } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { Qcow2Error, invalidArgType, invalidArgValue } from '../errors.js';
+import { FileStorage } from './file.js';
+import type { FileMode, FileOptions } from './file.js';
+import type { Storage } from './storage.js';
+
+/**
+ * Where an image lives: a path (a string is always one, whatever it looks like), a `file:` URL, a FileHandle or a
+ * Storage. What was opened here is closed here; a FileHandle or Storage that the caller gave stays open for the caller.
+ */
+export type Source = string | URL | FileHandle | Storage;
+
+export interface OpenedSource {
+  readonly storage: Storage;
+  /** Whether closing `storage` is up to whoever opened the source: false for a Storage that the caller gave. */
+  readonly owned: boolean;
+}
+
+/**
+ * Opens a source; with the mode `create` it is empty afterwards.
+ * @throws TypeError for what is no source; Qcow2Error `ERR_QCOW2_READ_ONLY` when a read-only Storage is to be changed;
+ * else as {@link FileStorage.open}
+ */
+export async function openSource(source: Source, options: FileOptions): Promise<OpenedSource> {
+  if (typeof source === 'string') return openFile(source, options);
+  if (source instanceof URL) {
+    if (source.protocol !== 'file:') throw invalidArgValue('source', 'must be a file: URL', source.href);
+    return openFile(fileURLToPath(source), options);
+  }
+  if (isStorage(source)) return { storage: await prepare(source, options.mode), owned: false };
+  if (isFileHandle(source)) return { storage: await FileStorage.wrap(source, options.mode), owned: true };
+  throw invalidArgType('source', 'a path, a file: URL, a FileHandle or a Storage', source);
+}
+
+async function openFile(path: string, options: FileOptions): Promise<OpenedSource> {
+  return { storage: await FileStorage.open(path, options), owned: true };
+}
+
+async function prepare(storage: Storage, mode: FileMode): Promise<Storage> {
+  if (mode !== 'r' && storage.readOnly) {
+    throw new Qcow2Error('ERR_QCOW2_READ_ONLY', `${storage.name} is read-only; open it with the mode "r"`);
+  }
+  if (mode === 'create') await storage.truncate(0);
+  return storage;
+}
+
+function isStorage(source: unknown): source is Storage {
+  return hasMethods(source, ['read', 'write', 'flush', 'size', 'truncate', 'close']);
+}
+
+function isFileHandle(source: unknown): source is FileHandle {
+  return hasMethods(source, ['read', 'write', 'datasync', 'stat', 'close']) && 'fd' in source;
+}
+
+function hasMethods(value: unknown, names: readonly string[]): value is object {
+  if (typeof value !== 'object' || value === null) return false;
+  return names.every((name) => typeof (value as Record<string, unknown>)[name] === 'function');
+}
