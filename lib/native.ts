@@ -32,6 +32,8 @@ export const InvalidEntry = {
   subclusterBitmap: 3,
   /** A compressed cluster in an image with an external data file. */
   compressedInDataFile: 4,
+  /** COPIED set at host offset 0 in an image without an external data file. */
+  copiedWithoutHost: 5,
 } as const;
 export type InvalidEntry = (typeof InvalidEntry)[keyof typeof InvalidEntry];
 
@@ -59,7 +61,9 @@ export interface NativeCore {
   /**
    * Translates `count` L2 entries from index `first` on into merged runs written to `out`: kind, length in guest bytes,
    * host offset, aux (COPIED as 1 or 0; bytes from the host offset to the end of the last sector for a compressed
-   * cluster; the reason for an invalid one). Stops early when `out` is full. Returns the number of runs.
+   * cluster; the reason for an invalid one). The host offset is 0 for runs without a host cluster and for invalid ones.
+   * Stops early, always between two entries, when `out` has no room for the next entry: go on where the lengths end.
+   * `out` must have room for one entry, which is 1 run, or 32 with extended entries. Returns the number of runs.
    */
   mapL2(
     table: Uint8Array,

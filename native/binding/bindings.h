@@ -1,0 +1,32 @@
+// What the files of this folder share: how functions are exported and results made.
+#ifndef QCOW2_BINDING_BINDINGS_H_
+#define QCOW2_BINDING_BINDINGS_H_
+
+#include <node_api.h>
+
+#include <cstdint>
+#include <initializer_list>
+
+namespace qcow2::binding {
+
+struct Function {
+  const char* name;
+  napi_callback call;
+};
+
+// Adds functions to the addon; false with an exception pending when the environment refuses.
+bool exportFunctions(napi_env env, napi_value exports, std::initializer_list<Function> functions);
+
+// Results; nullptr with an exception pending when the environment refuses.
+napi_value number(napi_env env, double value);
+napi_value boolean(napi_env env, bool value);
+napi_value undefined(napi_env env);
+
+// One for each binding file: adds what it offers to the addon. They are called from addon.cc.
+bool initL2(napi_env env, napi_value exports);
+bool initRefcount(napi_env env, napi_value exports);
+bool initZero(napi_env env, napi_value exports);
+
+}  // namespace qcow2::binding
+
+#endif  // QCOW2_BINDING_BINDINGS_H_

@@ -1,0 +1,43 @@
+// Raw deflate streams (RFC 1951, no zlib header): compression type 0.
+#ifndef QCOW2_CORE_CODEC_DEFLATE_H_
+#define QCOW2_CORE_CODEC_DEFLATE_H_
+
+#include <cstddef>
+#include <memory>
+
+#include "core/codec_result.h"
+#include "core/span.h"
+
+struct libdeflate_compressor;
+struct libdeflate_decompressor;
+
+namespace qcow2 {
+
+class DeflateContext {
+ public:
+  static constexpr int kHighestLevel = 12;
+  static bool available();
+
+  // Bytes after the end of the stream are ignored. A stream that would make more than `out` holds is
+  // kTooLong, although QEMU reads it: no writer makes such streams, so it is taken for the damage that it
+  // almost certainly is. A stream without its final block is kDamaged for the same reason.
+  DecodeResult decode(Bytes in, MutableBytes out);
+  size_t encode(int level, Bytes in, MutableBytes out);
+
+ private:
+  struct FreeCompressor {
+    void operator()(libdeflate_compressor* compressor) const;
+  };
+  struct FreeDecompressor {
+    void operator()(libdeflate_decompressor* decompressor) const;
+  };
+
+  std::unique_ptr<libdeflate_decompressor, FreeDecompressor> decompressor_;
+  std::unique_ptr<libdeflate_compressor, FreeCompressor> compressor_;
+  // What compressor_ was made for.
+  [[maybe_unused]] int level_ = 0;
+};
+
+}  // namespace qcow2
+
+#endif  // QCOW2_CORE_CODEC_DEFLATE_H_
