@@ -9,8 +9,11 @@ using Init = bool (*)(napi_env env, napi_value exports);
 
 // One entry for each binding file.
 constexpr Init kInits[] = {
+    initCodec,
     initL2,
+    initOs,
     initRefcount,
+    initXts,
     initZero,
 };
 

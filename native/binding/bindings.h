@@ -23,8 +23,11 @@ napi_value boolean(napi_env env, bool value);
 napi_value undefined(napi_env env);
 
 // One for each binding file: adds what it offers to the addon. They are called from addon.cc.
+bool initCodec(napi_env env, napi_value exports);
 bool initL2(napi_env env, napi_value exports);
+bool initOs(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
+bool initXts(napi_env env, napi_value exports);
 bool initZero(napi_env env, napi_value exports);
 
 }  // namespace qcow2::binding

@@ -1,0 +1,183 @@
+// System calls for JavaScript: those that may move data or metadata run on the thread pool, the cheap ones at
+// once.
+#include <climits>
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "binding/arguments.h"
+#include "binding/bindings.h"
+#include "binding/os_error.h"
+#include "binding/work.h"
+#include "os/copy.h"
+#include "os/lock.h"
+#include "os/seek.h"
+#include "os/space.h"
+
+namespace qcow2::binding {
+namespace {
+
+// Where the interface speaks in numbers (unsupported in lib/native.ts).
+constexpr double kUnsupportedNumber = -2;
+
+// What a file and a range in it look like as arguments.
+struct FileRange {
+  int fd;
+  int64_t offset;
+  int64_t length;
+};
+
+int fileDescriptor(Arguments& args, size_t index, const char* name) {
+  return static_cast<int>(args.integer(index, name, 0, INT_MAX));
+}
+
+// From argument `index` on: fd, offset, length. A length of 0 means "nothing" here but "to the end" to the
+// kernel.
+FileRange fileRange(Arguments& args, size_t index) {
+  FileRange range;
+  range.fd = fileDescriptor(args, index, "fd");
+  range.offset = args.integer(index + 1, "offset", 0, kMaxSafeInteger);
+  range.length = args.integer(index + 2, "length", 1, kMaxSafeInteger);
+  args.requireRange(range.offset <= kMaxSafeInteger - range.length, "length",
+                    "such that the range ends below 2^53");
+  return range;
+}
+
+napi_value throwSystemError(napi_env env, const OsResult& failed) {
+  const napi_value error = systemError(env, failed);
+  if (error != nullptr) napi_throw(env, error);
+  return nullptr;
+}
+
+// A system call on the thread pool.
+template <typename Call>
+class OsWork : public Work {
+ public:
+  // Whether the promise is of a boolean (done or unsupported) or of the result's value.
+  enum class Answer { kBoolean, kNumber };
+
+  OsWork(Call call, Answer answer) : call_(std::move(call)), answer_(answer) {}
+
+ protected:
+  void execute() noexcept override { result_ = call_(); }
+
+  napi_value settle(napi_env env, bool* failed) noexcept override {
+    *failed = result_.kind == OsResult::Kind::kFailed;
+    if (*failed) return systemError(env, result_);
+    const bool supported = result_.kind == OsResult::Kind::kDone;
+    if (answer_ == Answer::kBoolean) return boolean(env, supported);
+    return number(env, supported ? static_cast<double>(result_.value) : kUnsupportedNumber);
+  }
+
+ private:
+  const Call call_;
+  const Answer answer_;
+  OsResult result_;
+};
+
+template <typename Call>
+napi_value startBoolean(napi_env env, const char* name, Call call) {
+  return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call), OsWork<Call>::Answer::kBoolean),
+                     name);
+}
+
+template <typename Call>
+napi_value startNumber(napi_env env, const char* name, Call call) {
+  return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call), OsWork<Call>::Answer::kNumber),
+                     name);
+}
+
+napi_value answerNow(napi_env env, const OsResult& result) {
+  if (result.kind == OsResult::Kind::kFailed) return throwSystemError(env, result);
+  return number(
+      env, result.kind == OsResult::Kind::kDone ? static_cast<double>(result.value) : kUnsupportedNumber);
+}
+
+napi_value punch(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const FileRange range = fileRange(args, 0);
+  if (args.failed()) return nullptr;
+  return startBoolean(env, "qcow2.punchHole",
+                      [=] { return punchHole(range.fd, range.offset, range.length); });
+}
+
+napi_value zero(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const FileRange range = fileRange(args, 0);
+  if (args.failed()) return nullptr;
+  return startBoolean(env, "qcow2.zeroRange",
+                      [=] { return zeroRange(range.fd, range.offset, range.length); });
+}
+
+napi_value reserve(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const FileRange range = fileRange(args, 0);
+  const bool keep_size = args.boolean(3, "keepSize");
+  if (args.failed()) return nullptr;
+  return startBoolean(env, "qcow2.allocate",
+                      [=] { return allocate(range.fd, range.offset, range.length, keep_size); });
+}
+
+napi_value copy(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const int from = fileDescriptor(args, 0, "fdIn");
+  const int64_t from_offset = args.integer(1, "offsetIn", 0, kMaxSafeInteger);
+  const FileRange to = fileRange(args, 2);
+  args.requireRange(from_offset <= kMaxSafeInteger - to.length, "length",
+                    "such that the range ends below 2^53");
+  if (args.failed()) return nullptr;
+  return startNumber(env, "qcow2.copyRange",
+                     [=] { return copyRange(from, from_offset, to.fd, to.offset, to.length); });
+}
+
+napi_value seek(napi_env env, napi_callback_info info, OsResult (*find)(int, int64_t)) noexcept {
+  Arguments args(env, info);
+  const int fd = fileDescriptor(args, 0, "fd");
+  const int64_t offset = args.integer(1, "offset", 0, kMaxSafeInteger);
+  if (args.failed()) return nullptr;
+  return answerNow(env, find(fd, offset));
+}
+
+napi_value findData(napi_env env, napi_callback_info info) noexcept { return seek(env, info, seekData); }
+napi_value findHole(napi_env env, napi_callback_info info) noexcept { return seek(env, info, seekHole); }
+
+LockKind lockKind(Arguments& args, size_t index) {
+  // Room for the longer word, one character that must not be there, and the end.
+  char kind[8] = "";
+  const napi_value value = args.value(index);
+  if (value != nullptr) napi_get_value_string_utf8(args.env(), value, kind, sizeof kind, nullptr);
+  const bool shared = std::strcmp(kind, "read") == 0;
+  args.requireValue(shared || std::strcmp(kind, "unlock") == 0, "kind", "must be \"read\" or \"unlock\"");
+  return shared ? LockKind::kShared : LockKind::kUnlocked;
+}
+
+napi_value lock(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const FileRange range = fileRange(args, 0);
+  const LockKind kind = lockKind(args, 3);
+  if (args.failed()) return nullptr;
+  return answerNow(env, lockBytes(range.fd, range.offset, range.length, kind));
+}
+
+napi_value probe(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const FileRange range = fileRange(args, 0);
+  if (args.failed()) return nullptr;
+  return answerNow(env, probeLock(range.fd, range.offset, range.length));
+}
+
+}  // namespace
+
+bool initOs(napi_env env, napi_value exports) {
+  return exportFunctions(env, exports,
+                         {{"punchHole", punch},
+                          {"zeroRange", zero},
+                          {"allocate", reserve},
+                          {"copyRange", copy},
+                          {"seekData", findData},
+                          {"seekHole", findHole},
+                          {"lockBytes", lock},
+                          {"probeLock", probe}});
+}
+
+}  // namespace qcow2::binding
