@@ -52,6 +52,47 @@ export const L2Flag = {
 /** Numbers per run in the output of {@link NativeCore.mapL2}: kind, guest length, host offset, aux. */
 export const runStride = 4;
 
+/** The codecs of compressed clusters, by the value of the header field compression_type. */
+export const Codec = {
+  /** Raw deflate streams without zlib header (the specification's "zlib"). Levels 1 to 12. */
+  deflate: 0,
+  /** Zstandard frames. Levels 1 to 22. */
+  zstd: 1,
+} as const;
+export type Codec = (typeof Codec)[keyof typeof Codec];
+
+/** What came of decoding a cluster. */
+export const DecodeResult = {
+  ok: 0,
+  /** No stream of this codec, or one with errors inside. */
+  damaged: 1,
+  /** The stream ends before the cluster is full. */
+  tooShort: 2,
+  /** The stream goes on after the cluster is full. */
+  tooLong: 3,
+  noMemory: 4,
+} as const;
+export type DecodeResult = (typeof DecodeResult)[keyof typeof DecodeResult];
+
+/** Numbers per cluster in the jobs of {@link NativeCore.decompressClusters}: input offset, input length, output offset. */
+export const decodeJobStride = 3;
+
+/** What {@link NativeCore.seekData} and its like return in place of an offset or count. */
+export const OsResult = {
+  /** There is no data, or no hole, from the offset on. */
+  nothing: -1,
+  /** The platform or the file system cannot do this. */
+  unsupported: -2,
+} as const;
+
+/** What {@link NativeCore.lockBytes} and {@link NativeCore.probeLock} return, or {@link OsResult.unsupported}. */
+export const LockState = {
+  /** Taken, dropped, or found free. */
+  free: 0,
+  /** Another open file holds a lock that is in the way. */
+  conflict: 1,
+} as const;
+
 /**
  * The native functions. All synchronous ones do bounded work on one table or one buffer; those that return a promise
  * work on the thread pool and hold their buffers until they settle. Every argument is checked: a wrong one throws a
@@ -136,6 +177,94 @@ export interface NativeCore {
    * zeros). Returns the number of ends written; stops early when `out` is full.
    */
   zeroRuns(buffer: Uint8Array, granularity: number, out: Float64Array): number;
+
+  /** Which codecs the addon was built with; the functions below refuse the others with `ERR_INVALID_ARG_VALUE`. */
+  readonly codecs: { readonly deflate: boolean; readonly zstd: boolean };
+  /**
+   * Decodes one compressed cluster. `input` runs to the end of its last sector: what follows the stream is ignored.
+   * `output` is a whole cluster (its length a power of two, 512 bytes to 2 MiB); unless the result is ok it holds
+   * garbage. The input shares no memory with it.
+   */
+  decompressCluster(codec: Codec, input: Uint8Array, output: Uint8Array): DecodeResult;
+  /** {@link decompressCluster} on the thread pool. */
+  decompressClusterAsync(codec: Codec, input: Uint8Array, output: Uint8Array): Promise<DecodeResult>;
+  /**
+   * Decodes many clusters in one piece of work: `jobs` has {@link decodeJobStride} numbers for each. Writes one
+   * {@link DecodeResult} per job to `results` and resolves with the number of jobs that are not ok.
+   */
+  decompressClusters(
+    codec: Codec,
+    input: Uint8Array,
+    jobs: Float64Array,
+    output: Uint8Array,
+    clusterSize: number,
+    results: Uint8Array,
+  ): Promise<number>;
+  /**
+   * Encodes the clusters of `input` one behind the other, without gaps, into `output`, which has room for `limit` bytes
+   * each. Writes the length of each to `lengths`: 0 for a cluster that does not compress to `limit` bytes or less, which
+   * leaves nothing in the output. Resolves with the bytes written. Rejects with `ENOMEM` when memory runs out.
+   */
+  compressClusters(
+    codec: Codec,
+    level: number,
+    input: Uint8Array,
+    clusterSize: number,
+    limit: number,
+    output: Uint8Array,
+    lengths: Float64Array,
+  ): Promise<number>;
+
+  /**
+   * Gives the space of a range of a file back; it reads as zeros then, and the file keeps its length. False when the
+   * platform or file system cannot. This and the other system calls take safe integers, ranges are not empty, and
+   * failures are errors with `code`, `errno` and `syscall`. The descriptor stays open until the promise settles.
+   */
+  punchHole(fd: number, offset: number, length: number): Promise<boolean>;
+  /** Makes a range read as zeros and keeps it reserved; grows the file where it ends past it. False when unsupported. */
+  zeroRange(fd: number, offset: number, length: number): Promise<boolean>;
+  /** Reserves space for a range without changing what it holds; grows the file unless `keepSize`. False when unsupported. */
+  allocate(fd: number, offset: number, length: number, keepSize: boolean): Promise<boolean>;
+  /**
+   * Copies between files inside the kernel, sharing extents where the file system does. Resolves with the bytes copied,
+   * fewer than asked where the source ends, or {@link OsResult.unsupported} when the kernel refuses this pair of files.
+   */
+  copyRange(
+    fdIn: number,
+    offsetIn: number,
+    fdOut: number,
+    offsetOut: number,
+    length: number,
+  ): Promise<number>;
+  /**
+   * The first offset at or after `offset` that may hold data, or an {@link OsResult}. Moves the file position of the
+   * descriptor, which positional reads and writes do not use.
+   */
+  seekData(fd: number, offset: number): number;
+  /** The first offset at or after `offset` that is in a hole, the end of the file counting as one, or an {@link OsResult}. */
+  seekHole(fd: number, offset: number): number;
+  /**
+   * Takes a shared open-file-description lock on a range of bytes, or drops it; never waits. Returns a {@link LockState}
+   * or {@link OsResult.unsupported} (everywhere but on Linux).
+   */
+  lockBytes(fd: number, offset: number, length: number, kind: 'read' | 'unlock'): number;
+  /** Whether another open file's lock would stop an exclusive lock on a range; takes none. Returns as {@link lockBytes}. */
+  probeLock(fd: number, offset: number, length: number): number;
+
+  /**
+   * Expands the encrypted tweak of each sector (16 bytes) into the masks of its AES blocks, as IEEE 1619 has it for
+   * AES-XTS. `sectorSize` is a multiple of 16, `out` holds that many bytes for each tweak.
+   */
+  xtsMasks(tweaks: Uint8Array, sectorSize: number, out: Uint8Array): void;
+  /** `target` ^= `mask`, which is as long. */
+  xorInto(target: Uint8Array, mask: Uint8Array): void;
+  /**
+   * Makes AES-ECB decrypted `blocks` the plaintext of AES-CBC. `ciphertext` is what they were decrypted from, `ivs` has
+   * 16 bytes for each sector of `sectorSize` bytes (a multiple of 16).
+   */
+  cbcDecryptFinish(blocks: Uint8Array, ciphertext: Uint8Array, ivs: Uint8Array, sectorSize: number): void;
+  /** Writes the plain64 vectors of `count` sectors: 16 bytes each, the sector number as 64 little-endian bits. */
+  plain64(firstSector: number, count: number, out: Uint8Array): void;
 }
 
 function load(): NativeCore {

@@ -16,9 +16,9 @@ enum class DecodeResult : uint8_t {
   kTooShort = 2,
   // The stream goes on after the cluster is full.
   kTooLong = 3,
-  // The codec was not compiled in.
-  kUnavailable = 4,
-  kNoMemory = 5,
+  kNoMemory = 4,
+  // The codec was not compiled in. The binding asks hasCodec() first.
+  kUnavailable = 5,
 };
 
 constexpr size_t kDoesNotFit = 0;
