@@ -13,6 +13,7 @@ constexpr Init kInits[] = {
     initL2,
     initOs,
     initRefcount,
+    initReferenceCounts,
     initXts,
     initZero,
 };

@@ -4,8 +4,11 @@
 
 #include <node_api.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+
+#include "binding/arguments.h"
 
 namespace qcow2::binding {
 
@@ -22,12 +25,18 @@ napi_value number(napi_env env, double value);
 napi_value boolean(napi_env env, bool value);
 napi_value undefined(napi_env env);
 
+// Numbers past Number.MAX_SAFE_INTEGER become that.
+inline double safeNumber(uint64_t value) {
+  return static_cast<double>(std::min<uint64_t>(value, kMaxSafeInteger));
+}
+
 // One for each binding file: adds what it offers to the addon. They are called from addon.cc.
 bool initCodec(napi_env env, napi_value exports);
 bool initL2(napi_env env, napi_value exports);
 bool initOs(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
 bool initXts(napi_env env, napi_value exports);
+bool initReferenceCounts(napi_env env, napi_value exports);
 bool initZero(napi_env env, napi_value exports);
 
 }  // namespace qcow2::binding

@@ -1,6 +1,8 @@
 // L2 tables for JavaScript: mapping a table and changing its entries.
 #include "core/l2_map.h"
 
+#include <algorithm>
+
 #include "binding/arguments.h"
 #include "binding/bindings.h"
 #include "binding/l2_format.h"

@@ -2,30 +2,38 @@
 #ifndef QCOW2_BINDING_L2_FORMAT_H_
 #define QCOW2_BINDING_L2_FORMAT_H_
 
-#include <algorithm>
+#include <cstdint>
+#include <string>
 
 #include "binding/arguments.h"
 #include "core/l2_entry.h"
 
 namespace qcow2::binding {
 
-constexpr int64_t kMinClusterBits = 9;
-constexpr int64_t kMaxClusterBits = 21;
-constexpr int64_t kMinExtendedClusterBits = 14;
+constexpr unsigned kMinClusterBits = 9;
+constexpr unsigned kMaxClusterBits = 21;
+constexpr unsigned kMinExtendedClusterBits = 14;
+
+constexpr uint64_t kMaxL2Flags = 15;
 
 // `flags` are those of `L2Flag` in lib/native.ts.
-inline L2Format l2Format(uint64_t flags, int64_t clusterBits) {
-  return {static_cast<unsigned>(clusterBits), (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
-          (flags & 8) != 0};
+inline L2Format l2Format(uint64_t flags, uint64_t clusterBits) {
+  return {static_cast<unsigned>(clusterBits), (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0, (flags & 8) != 0};
+}
+
+// For cluster bits that are known to be valid but for extended entries.
+inline L2Format l2FormatFor(Arguments& args, uint64_t flags, unsigned clusterBits) {
+  const L2Format format = l2Format(flags, clusterBits);
+  args.requireRange(!format.extended || clusterBits >= kMinExtendedClusterBits, "clusterBits",
+                    "at least 14 for extended L2 entries");
+  return format;
 }
 
 inline L2Format takeL2Format(Arguments& args, size_t flagsIndex, size_t clusterBitsIndex) {
-  const uint64_t flags = args.natural(flagsIndex, "flags", 15);
-  const bool extended = (flags & 1) != 0;
-  const int64_t least = extended ? kMinExtendedClusterBits : kMinClusterBits;
-  const int64_t bits = args.integer(clusterBitsIndex, "clusterBits", least, kMaxClusterBits);
-  // A shape that is safe to compute with, even though the caller must give up.
-  return l2Format(flags, args.failed() ? kMaxClusterBits : bits);
+  const uint64_t flags = args.natural(flagsIndex, "flags", kMaxL2Flags);
+  const int64_t bits = args.integer(clusterBitsIndex, "clusterBits", kMinClusterBits, kMaxClusterBits);
+  // When an argument was wrong, a shape that is safe to compute with, even though the caller must give up.
+  return l2FormatFor(args, flags, args.failed() ? kMaxClusterBits : static_cast<unsigned>(bits));
 }
 
 // A table or a slice of one: whole entries, at most a cluster.

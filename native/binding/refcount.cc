@@ -55,8 +55,7 @@ napi_value get(napi_env env, napi_callback_info info) noexcept {
   const MutableBytes block = takeBlock(args);
   args.requireRange(index < refcountsIn(block.size(), order), "index", "inside the block");
   if (args.failed()) return nullptr;
-  const uint64_t count = refcountGet(block, order, static_cast<size_t>(index));
-  return number(env, static_cast<double>(std::min<uint64_t>(count, kMaxSafeInteger)));
+  return number(env, safeNumber(refcountGet(block, order, static_cast<size_t>(index))));
 }
 
 napi_value set(napi_env env, napi_callback_info info) noexcept {

@@ -18,7 +18,7 @@ constexpr uint64_t kHostMask = kHostEnd - 512;
 // Bits 1-8 and 56-61 of a standard descriptor.
 constexpr uint64_t kReservedStandard = 0x3f000000000001fe;
 constexpr unsigned kSubclusters = 32;
-constexpr uint64_t kAllSubclusters = 0xffffffff;
+constexpr uint32_t kAllSubclusters = 0xffffffff;
 constexpr uint64_t kSector = 512;
 
 // How the entries of a table are to be read.
@@ -60,10 +60,11 @@ struct L2Entry {
   // A standard entry that has a host cluster (with external data it may be the one at offset 0).
   bool hasHost;
   bool copied;
-  // Offset of the host cluster, or the byte where compressed data begins; as found, even if the entry is invalid.
+  // Offset of the host cluster, or the byte where compressed data begins.
   uint64_t host;
-  // Bytes from `host` to the end of the last sector of compressed data.
-  uint64_t compressedLength;
+  // Bytes of the host file that the entry lays claim to: a cluster, or those up to the end of the last sector of
+  // compressed data. An invalid entry claims what it seems to mean, so that a check does not take that for free.
+  uint64_t hostLength;
   // One bit for each subcluster; without extended entries all 32 bits are alike.
   uint32_t allocated;
   uint32_t zero;
@@ -71,18 +72,19 @@ struct L2Entry {
 
 namespace detail {
 
-inline L2Entry invalidEntry(InvalidEntry reason, uint64_t host) {
-  return {EntryKind::invalid, reason, false, false, host, 0, 0, 0};
+inline L2Entry invalidEntry(InvalidEntry reason, uint64_t host, uint64_t hostLength) {
+  return {EntryKind::invalid, reason, host != 0, false, host, host == 0 ? 0 : hostLength, 0, 0};
 }
 
 inline L2Entry decodeCompressed(const L2Format& format, uint64_t descriptor, uint64_t bitmap) {
   const unsigned offsetBits = format.compressedOffsetBits();
-  const uint64_t host = descriptor & ((uint64_t{1} << offsetBits) - 1);
-  if (format.externalData) return invalidEntry(InvalidEntry::compressedInDataFile, host);
-  if (host >= kHostEnd) return invalidEntry(InvalidEntry::reservedBits, host & (kHostEnd - 1));
-  if (bitmap != 0) return invalidEntry(InvalidEntry::subclusterBitmap, host);
+  const uint64_t offset = descriptor & ((uint64_t{1} << offsetBits) - 1);
+  const uint64_t host = offset & (kHostEnd - 1);
   const uint64_t sectors = ((descriptor & (kCompressed - 1)) >> offsetBits) + 1;
   const uint64_t length = sectors * kSector - host % kSector;
+  if (format.externalData) return invalidEntry(InvalidEntry::compressedInDataFile, host, length);
+  if (offset != host) return invalidEntry(InvalidEntry::reservedBits, host, length);
+  if (bitmap != 0) return invalidEntry(InvalidEntry::subclusterBitmap, host, length);
   return {EntryKind::compressed, InvalidEntry::reservedBits, true, false, host, length, 0, 0};
 }
 
@@ -92,27 +94,29 @@ inline L2Entry decodeCompressed(const L2Format& format, uint64_t descriptor, uin
 inline L2Entry decodeL2Entry(const L2Format& format, uint64_t descriptor, uint64_t bitmap) {
   if (descriptor & kCompressed) return detail::decodeCompressed(format, descriptor, bitmap);
   const uint64_t host = descriptor & kHostMask;
+  const uint64_t cluster = format.clusterSize();
   const bool copied = (descriptor & kCopied) != 0;
   const bool zeroFlag = (descriptor & kZeroFlag) != 0;
-  if ((descriptor & kReservedStandard) || (zeroFlag && format.extended)) {
-    return detail::invalidEntry(InvalidEntry::reservedBits, host);
-  }
-  if (host & (format.clusterSize() - 1)) return detail::invalidEntry(InvalidEntry::unalignedOffset, host);
-  if (zeroFlag && !format.zeroFlag) return detail::invalidEntry(InvalidEntry::zeroFlagInV2, host);
+  const auto invalid = [&](InvalidEntry reason) { return detail::invalidEntry(reason, host, cluster); };
+  if ((descriptor & kReservedStandard) || (zeroFlag && format.extended)) return invalid(InvalidEntry::reservedBits);
+  if (host & (cluster - 1)) return invalid(InvalidEntry::unalignedOffset);
+  if (zeroFlag && !format.zeroFlag) return invalid(InvalidEntry::zeroFlagInV2);
   const bool hasHost = host != 0 || (format.externalData && copied);
-  if (copied && !hasHost) return detail::invalidEntry(InvalidEntry::copiedWithoutHost, host);
+  if (copied && !hasHost) return invalid(InvalidEntry::copiedWithoutHost);
 
-  if (!format.extended) {
-    const uint32_t all = 0xffffffff;
-    return {EntryKind::standard,      InvalidEntry::reservedBits, hasHost, copied, host, 0,
-            hasHost && !zeroFlag ? all : 0, zeroFlag ? all : 0};
+  L2Entry entry = {EntryKind::standard, InvalidEntry::reservedBits, hasHost, copied, host, hasHost ? cluster : 0, 0, 0};
+  if (format.extended) {
+    entry.allocated = static_cast<uint32_t>(bitmap);
+    entry.zero = static_cast<uint32_t>(bitmap >> 32);
+    const bool contradicts = (entry.allocated & entry.zero) || (entry.allocated && !hasHost);
+    return contradicts ? invalid(InvalidEntry::subclusterBitmap) : entry;
   }
-  const auto allocated = static_cast<uint32_t>(bitmap);
-  const auto zero = static_cast<uint32_t>(bitmap >> 32);
-  if ((allocated & zero) || (allocated && !hasHost)) {
-    return detail::invalidEntry(InvalidEntry::subclusterBitmap, host);
+  if (zeroFlag) {
+    entry.zero = kAllSubclusters;
+  } else if (hasHost) {
+    entry.allocated = kAllSubclusters;
   }
-  return {EntryKind::standard, InvalidEntry::reservedBits, hasHost, copied, host, 0, allocated, zero};
+  return entry;
 }
 
 // The words of entry `index`; `table` must hold it.

@@ -94,7 +94,7 @@ Run wholeRun(const L2Format& format, const L2Entry& entry) {
   const uint64_t length = format.clusterSize();
   switch (entry.kind) {
     case EntryKind::compressed:
-      return {RunKind::compressed, length, entry.host, entry.compressedLength};
+      return {RunKind::compressed, length, entry.host, entry.hostLength};
     case EntryKind::invalid:
       return {RunKind::invalid, length, 0, static_cast<uint64_t>(entry.reason)};
     case EntryKind::standard:
@@ -139,7 +139,7 @@ bool appendSubclusters(const L2Format& format, const L2Entry& entry, RunWriter& 
   for (unsigned at = 0; at < kSubclusters;) {
     const bool allocated = (entry.allocated >> at) & 1;
     const bool zero = (entry.zero >> at) & 1;
-    const uint64_t changes = ((entry.allocated >> at) ^ (allocated ? kAllSubclusters : 0)) |
+    const uint32_t changes = ((entry.allocated >> at) ^ (allocated ? kAllSubclusters : 0)) |
                              ((entry.zero >> at) ^ (zero ? kAllSubclusters : 0));
     // The shifts bring zeros in at the top; the cluster's end bounds what they pretend.
     const unsigned alike = changes == 0 ? kSubclusters : lowestBit(changes);

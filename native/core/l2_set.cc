@@ -6,16 +6,14 @@
 namespace qcow2 {
 namespace {
 
-// Standard entries are handled as clusters of one subcluster, whose mask is this.
-constexpr uint32_t kWhole = 0xffffffff;
-
 void store(const L2Format& format, MutableBytes table, size_t index, uint64_t descriptor, uint64_t bitmap) {
   unsigned char* at = table.data() + index * format.entrySize();
   storeBig(at, descriptor);
   if (format.extended) storeBig(at + 8, bitmap);
 }
 
-// Calls change(index, covered) for each entry the range touches, `covered` being a mask of its subclusters.
+// Calls change(index, covered) for each entry the range touches, `covered` being a mask of its subclusters (all of them
+// for a standard entry).
 template <typename Change>
 void forEachEntry(const L2Format& format, GuestRange range, const Change& change) {
   const uint64_t end = range.start + range.length;
@@ -23,7 +21,7 @@ void forEachEntry(const L2Format& format, GuestRange range, const Change& change
     const uint64_t index = at >> format.clusterBits;
     const uint64_t base = index << format.clusterBits;
     const uint64_t stop = std::min(end, base + format.clusterSize());
-    uint32_t covered = kWhole;
+    uint32_t covered = kAllSubclusters;
     if (format.extended) {
       const auto from = static_cast<unsigned>((at - base) >> format.subclusterBits());
       const auto to = static_cast<unsigned>((stop - base) >> format.subclusterBits());
@@ -62,14 +60,14 @@ void l2SetZero(const L2Format& format, MutableBytes table, GuestRange range, boo
   forEachEntry(format, range, [&](size_t index, uint32_t covered) {
     const uint64_t old = loadDescriptor(format, entries, index);
     const bool compressed = (old & kCompressed) != 0;
-    const bool drops = compressed || (covered == kWhole && !keepHost);
+    const bool drops = compressed || (covered == kAllSubclusters && !keepHost);
     const uint64_t place = drops ? 0 : old & (kHostMask | kCopied);
     if (!format.extended) {
       store(format, entries, index, place | kZeroFlag, 0);
       return;
     }
     const uint64_t bitmap = compressed ? 0 : loadBitmap(format, entries, index);
-    const uint64_t allocated = bitmap & kAllSubclusters & ~uint64_t{covered};
+    const uint64_t allocated = bitmap & kAllSubclusters & ~covered;
     store(format, entries, index, place, bitmapOf(allocated, (bitmap >> 32) | covered));
   });
 }
@@ -78,12 +76,12 @@ void l2SetUnallocated(const L2Format& format, MutableBytes table, GuestRange ran
   const MutableBytes entries = entriesOf(format, table, range);
   forEachEntry(format, range, [&](size_t index, uint32_t covered) {
     const uint64_t old = loadDescriptor(format, entries, index);
-    if (covered == kWhole || (old & kCompressed)) {
+    if (covered == kAllSubclusters || (old & kCompressed)) {
       store(format, entries, index, 0, 0);
       return;
     }
     const uint64_t bitmap = loadBitmap(format, entries, index);
-    const uint64_t kept = ~uint64_t{covered} & kAllSubclusters;
+    const uint32_t kept = ~covered;
     store(format, entries, index, old, bitmap & bitmapOf(kept, kept));
   });
 }

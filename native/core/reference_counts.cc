@@ -1,0 +1,114 @@
+// How often each host cluster is referenced, counted from the tables of an image: a sparse array of counters.
+#include "core/reference_counts.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "core/refcount.h"
+
+namespace qcow2 {
+
+std::unique_ptr<ReferenceCounts> ReferenceCounts::create(uint64_t clusters, unsigned clusterBits, uint64_t limit) {
+  std::unique_ptr<ReferenceCounts> counts(new ReferenceCounts(clusterBits, limit));
+  if (!counts->extend(clusters)) return nullptr;
+  return counts;
+}
+
+bool ReferenceCounts::extend(uint64_t clusters) {
+  if (clusters <= clusters_) return true;
+  const uint64_t pages = ((clusters - 1) >> kPageBits) + 1;
+  if (pages > pageCount_) {
+    const uint64_t more = (pages - pageCount_) * sizeof(Page);
+    if (more > limit_ || bytes_ > limit_ - more) return false;
+    std::unique_ptr<Page[]> directory(new (std::nothrow) Page[static_cast<size_t>(pages)]);
+    if (!directory) return false;
+    std::move(pages_.get(), pages_.get() + pageCount_, directory.get());
+    pages_ = std::move(directory);
+    pageCount_ = pages;
+    bytes_ += more;
+  }
+  clusters_ = clusters;
+  return true;
+}
+
+bool ReferenceCounts::widen(Page& page, unsigned char order) {
+  const size_t freed = page.order == kAbsent ? 0 : pageBytes(page.order);
+  const size_t taken = pageBytes(order);
+  const uint64_t rest = bytes_ - freed;
+  if (taken > limit_ || rest > limit_ - taken) return false;
+  std::unique_ptr<unsigned char[]> counts(new (std::nothrow) unsigned char[taken]());
+  if (!counts) return false;
+  const MutableBytes wide(counts.get(), taken);
+  if (page.order != kAbsent) {
+    for (size_t index = 0; index < kPageClusters; ++index) {
+      refcountSet(wide, order, index, 1, refcountGet(view(page), page.order, index));
+    }
+  }
+  page = {std::move(counts), order};
+  bytes_ = rest + taken;
+  return true;
+}
+
+bool ReferenceCounts::addSlowly(Page& page, size_t index, uint64_t times) {
+  const uint64_t before = page.order == kAbsent ? 0 : refcountGet(view(page), page.order, index);
+  // Counts that no image can reach stay at the largest one.
+  const uint64_t sum = times > ~uint64_t{0} - before ? ~uint64_t{0} : before + times;
+  unsigned char order = std::max(page.order, kNarrowest);
+  while (sum > maxRefcount(order)) ++order;
+  if (order != page.order && !widen(page, order)) return false;
+  refcountSet({page.counts.get(), pageBytes(order)}, order, index, 1, sum);
+  return true;
+}
+
+uint64_t ReferenceCounts::get(uint64_t cluster) const {
+  if (cluster >= clusters_) return 0;
+  const Page& page = pages_[cluster >> kPageBits];
+  if (page.order == kAbsent) return 0;
+  return refcountGet(view(page), page.order, static_cast<size_t>(cluster & (kPageClusters - 1)));
+}
+
+// Looks for a cluster page by page; inPage(page, first, end) is asked about the pages that exist.
+template <typename InPage>
+uint64_t ReferenceCounts::scan(uint64_t first, uint64_t end, bool absentMatches, const InPage& inPage) const {
+  const uint64_t stop = std::min(end, clusters_);
+  for (uint64_t at = first; at < stop;) {
+    const uint64_t base = at & ~(kPageClusters - 1);
+    const uint64_t pageEnd = std::min(stop, base + kPageClusters);
+    const Page& page = pages_[at >> kPageBits];
+    if (page.order != kAbsent) {
+      const uint64_t found =
+          base + inPage(page, static_cast<size_t>(at - base), static_cast<size_t>(pageEnd - base));
+      if (found < pageEnd) return found;
+    } else if (absentMatches) {
+      return at;
+    }
+    at = pageEnd;
+  }
+  return absentMatches ? std::min(end, std::max(first, stop)) : end;
+}
+
+uint64_t ReferenceCounts::nextUsed(uint64_t first, uint64_t end) const {
+  return scan(first, end, false, [](const Page& page, size_t from, size_t to) {
+    return refcountNextUsed(view(page), page.order, from, to);
+  });
+}
+
+uint64_t ReferenceCounts::nextFree(uint64_t first, uint64_t end) const {
+  return scan(first, end, true, [](const Page& page, size_t from, size_t to) {
+    return refcountNextFree(view(page), page.order, from, to);
+  });
+}
+
+uint64_t ReferenceCounts::usedEnd() const {
+  for (uint64_t number = pageCount_; number-- > 0;) {
+    const Page& page = pages_[number];
+    if (page.order == kAbsent) continue;
+    for (size_t index = kPageClusters; index-- > 0;) {
+      if (refcountGet(view(page), page.order, index) != 0) return (number << kPageBits) + index + 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace qcow2

@@ -1,0 +1,82 @@
+// How often each host cluster is referenced, counted from the tables of an image: a sparse array of counters.
+#ifndef QCOW2_CORE_REFERENCE_COUNTS_H_
+#define QCOW2_CORE_REFERENCE_COUNTS_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "core/span.h"
+
+namespace qcow2 {
+
+// Counters live in pages that are allocated when a cluster of theirs is first counted. A page is laid out as a refcount
+// block of 8-bit refcounts; when one of them no longer fits, the whole page is widened to 16, 32 or 64 bits.
+class ReferenceCounts {
+ public:
+  // Counts clusters [0, clusters) of 2^clusterBits bytes each. The page directory and the pages together take at most
+  // `limit` bytes. Null when the directory alone takes more.
+  static std::unique_ptr<ReferenceCounts> create(uint64_t clusters, unsigned clusterBits, uint64_t limit);
+
+  uint64_t clusters() const { return clusters_; }
+  unsigned clusterBits() const { return clusterBits_; }
+  // Bytes taken so far.
+  uint64_t bytes() const { return bytes_; }
+
+  // Counts `times` references to a cluster below clusters(). False, changing nothing, when the limit would be passed.
+  bool add(uint64_t cluster, uint64_t times) {
+    Page& page = pages_[cluster >> kPageBits];
+    if (page.order == kNarrowest) {
+      unsigned char& count = page.counts[cluster & (kPageClusters - 1)];
+      if (times <= 0xffu - count) {
+        count = static_cast<unsigned char>(count + times);
+        return true;
+      }
+    }
+    return addSlowly(page, static_cast<size_t>(cluster & (kPageClusters - 1)), times);
+  }
+
+  // Raises the number of clusters; for a file that is about to grow. False when the limit would be passed.
+  bool extend(uint64_t clusters);
+
+  // 0 past the last cluster.
+  uint64_t get(uint64_t cluster) const;
+
+  // The first cluster in [first, end) that is counted / not counted, else `end`. Those past the last are not counted.
+  uint64_t nextUsed(uint64_t first, uint64_t end) const;
+  uint64_t nextFree(uint64_t first, uint64_t end) const;
+
+  // One past the last counted cluster; 0 when none is.
+  uint64_t usedEnd() const;
+
+ private:
+  static constexpr unsigned kPageBits = 16;
+  static constexpr uint64_t kPageClusters = uint64_t{1} << kPageBits;
+  // Refcount order of a fresh page, and of no page at all.
+  static constexpr unsigned char kNarrowest = 3;
+  static constexpr unsigned char kAbsent = 0;
+
+  struct Page {
+    std::unique_ptr<unsigned char[]> counts;
+    unsigned char order = kAbsent;
+  };
+
+  ReferenceCounts(unsigned clusterBits, uint64_t limit) : clusterBits_(clusterBits), limit_(limit) {}
+
+  static constexpr size_t pageBytes(unsigned order) { return static_cast<size_t>(kPageClusters << order >> 3); }
+  static Bytes view(const Page& page) { return {page.counts.get(), pageBytes(page.order)}; }
+  bool addSlowly(Page& page, size_t index, uint64_t times);
+  bool widen(Page& page, unsigned char order);
+  template <typename InPage>
+  uint64_t scan(uint64_t first, uint64_t end, bool absentMatches, const InPage& inPage) const;
+
+  unsigned clusterBits_;
+  uint64_t limit_;
+  uint64_t clusters_ = 0;
+  uint64_t bytes_ = 0;
+  uint64_t pageCount_ = 0;
+  std::unique_ptr<Page[]> pages_;
+};
+
+}  // namespace qcow2
+
+#endif  // QCOW2_CORE_REFERENCE_COUNTS_H_
