@@ -2,8 +2,16 @@
 import { Qcow2Error } from '../errors.js';
 import { decodeFeatureNameTable, hasFeature, noFeatures, refuseUnknownFeatures } from './features.js';
 import type { FeatureFields } from './features.js';
-import { geometry, l1EntriesFor, maxClusterBits, maxL1TableBytes, minClusterBits } from './geometry.js';
-import { minExtendedL2ClusterBits, tableEntrySize, type Geometry } from './geometry.js';
+import {
+  geometry,
+  l1EntriesFor,
+  maxClusterBits,
+  maxL1TableBytes,
+  minClusterBits,
+  minExtendedL2ClusterBits,
+  tableEntrySize,
+  type Geometry,
+} from './geometry.js';
 import {
   decodeBitmapsExtension,
   decodeEncryptionPointer,
