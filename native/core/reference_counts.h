@@ -35,6 +35,14 @@ class ReferenceCounts {
     return addSlowly(page, static_cast<size_t>(cluster & (kPageClusters - 1)), times);
   }
 
+  // Where the counter of a cluster (of any number) lies in memory, for prefetching; null when there is none yet.
+  const unsigned char* counterOf(uint64_t cluster) const {
+    if (cluster >= clusters_) return nullptr;
+    const Page& page = pages_[cluster >> kPageBits];
+    const uint64_t index = cluster & (kPageClusters - 1);
+    return page.order == kAbsent ? nullptr : page.counts.get() + (index << page.order >> 3);
+  }
+
   // Raises the number of clusters; for a file that is about to grow. False when the limit would be passed.
   bool extend(uint64_t clusters);
 
