@@ -5,9 +5,11 @@ import { resolve } from 'node:path';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
 import { syncName } from './directory.js';
+import { OsResult, native } from '../native.js';
 import { complete, readFully, writeFully, writevFully } from './fd-io.js';
 import { closeFd, examine, fstat, openWithoutWaiting } from './file-kind.js';
 import type { FileKind, FileMode } from './file-kind.js';
+import { acquireImageLock } from './lock.js';
 import type { Storage } from './storage.js';
 
 export type { FileMode } from './file-kind.js';
@@ -17,6 +19,11 @@ export interface FileOptions {
   mode: FileMode;
   /** Refuses block devices too, and the made-up files of /proc and /sys: for names that an image gave. */
   regularOnly?: boolean;
+  /**
+   * Locks the file as QEMU does, until it is closed; true by default. `create` needs the lock before it empties the file.
+   * No effect where the platform has no open-file-description locks (all but Linux).
+   */
+  lock?: boolean;
 }
 
 export class FileStorage implements Storage {
@@ -28,6 +35,7 @@ export class FileStorage implements Storage {
   readonly #handle: Pick<FileHandle, 'fd'>;
   readonly #ownsHandle: boolean;
   readonly #deviceSize: number | null;
+  readonly #releaseLock: (() => void) | null;
   /** The path of a new file while its directory entry may not be durable. */
   #unsyncedName: string | null = null;
   #flushFailure: unknown = null;
@@ -35,29 +43,35 @@ export class FileStorage implements Storage {
   #whenIdle: (() => void) | null = null;
   #closing: Promise<void> | null = null;
 
-  private constructor(handle: Pick<FileHandle, 'fd'>, mode: FileMode, kind: FileKind, path: string | null) {
+  private constructor(
+    handle: Pick<FileHandle, 'fd'>,
+    mode: FileMode,
+    kind: FileKind,
+    name: string,
+    path: string | null,
+    releaseLock: (() => void) | null,
+  ) {
     this.#handle = handle;
     this.#ownsHandle = path !== null;
     this.#deviceSize = kind.deviceSize;
+    this.#releaseLock = releaseLock;
     this.identity = kind.identity;
     this.readOnly = mode === 'r';
-    this.name = path ?? `file descriptor ${handle.fd}`;
+    this.name = name;
     if (path !== null) this.path = path;
     if (mode === 'create') this.#unsyncedName = path;
   }
 
   /**
    * Opens a regular file or a block device, without waiting for anything else.
-   * @throws Qcow2Error `ERR_QCOW2_UNSUPPORTED` for a directory, FIFO, socket or character device; system errors
+   * @throws Qcow2Error `ERR_QCOW2_UNSUPPORTED` for a directory, FIFO, socket or character device, `ERR_QCOW2_LOCKED` when
+   * another process uses it; system errors
    */
   static async open(path: string, options: FileOptions): Promise<FileStorage> {
     const absolute = resolve(path);
     const fd = await openWithoutWaiting(absolute, options.mode);
     try {
-      const kind = await examine(fd, absolute, options.regularOnly ?? false);
-      const storage = new FileStorage({ fd }, options.mode, kind, absolute);
-      if (options.mode === 'create') await storage.truncate(0);
-      return storage;
+      return await FileStorage.#start({ fd }, options, absolute);
     } catch (error) {
       await closeFd(fd);
       throw error;
@@ -69,11 +83,27 @@ export class FileStorage implements Storage {
    * handle open.
    * @throws as {@link FileStorage.open}
    */
-  static async wrap(handle: FileHandle, mode: FileMode): Promise<FileStorage> {
-    const kind = await examine(handle.fd, `file descriptor ${handle.fd}`, false);
-    const storage = new FileStorage(handle, mode, kind, null);
-    if (mode === 'create') await storage.truncate(0);
-    return storage;
+  static async wrap(handle: FileHandle, options: FileOptions): Promise<FileStorage> {
+    return FileStorage.#start(handle, options, null);
+  }
+
+  static async #start(
+    handle: Pick<FileHandle, 'fd'>,
+    options: FileOptions,
+    path: string | null,
+  ): Promise<FileStorage> {
+    const { mode, regularOnly = false, lock = true } = options;
+    const name = path ?? `file descriptor ${handle.fd}`;
+    const kind = await examine(handle.fd, name, regularOnly);
+    const release = lock ? acquireImageLock(handle.fd, mode === 'r' ? 'r' : 'r+', name) : null;
+    const storage = new FileStorage(handle, mode, kind, name, path, release);
+    try {
+      if (mode === 'create') await storage.truncate(0);
+      return storage;
+    } catch (error) {
+      release?.();
+      throw error;
+    }
   }
 
   get fd(): number {
@@ -113,7 +143,7 @@ export class FileStorage implements Storage {
   }
 
   size(): Promise<number> {
-    return this.#run(async () => this.#deviceSize ?? (await fstat(this.fd)).size);
+    return this.#run(() => this.#currentSize());
   }
 
   /** Cuts or extends the file to `size` bytes. A block device keeps its size: what it can hold resolves, more is refused. */
@@ -129,14 +159,68 @@ export class FileStorage implements Storage {
     return this.#run(async () => this.#deviceSize ?? (await fstat(this.fd)).blocks * 512);
   }
 
+  /** Gives space back where platform and file system can (Linux), else resolves to false and changes nothing. */
+  punch(position: number, length: number): Promise<boolean> {
+    return this.#change(() =>
+      this.#onRange(position, length, (at, bytes) => native.punchHole(this.fd, at, bytes)),
+    );
+  }
+
+  /** Reserves space, growing the file where the range ends past it, where platform and file system can (Linux). */
+  allocate(position: number, length: number): Promise<boolean> {
+    return this.#change(() =>
+      this.#onRange(position, length, (at, bytes) => native.allocate(this.fd, at, bytes, false)),
+    );
+  }
+
+  /** Where the file system does not tell holes, all is data. */
+  nextData(position: number): Promise<number | null> {
+    return this.#run(async () => {
+      const found = native.seekData(this.fd, toBytes('position', position));
+      if (found === OsResult.unsupported) return position < (await this.#currentSize()) ? position : null;
+      return found === OsResult.nothing ? null : found;
+    });
+  }
+
+  nextHole(position: number): Promise<number> {
+    return this.#run(async () => {
+      const found = native.seekHole(this.fd, toBytes('position', position));
+      if (found === OsResult.unsupported) return Math.max(position, await this.#currentSize());
+      return found === OsResult.nothing ? position : found;
+    });
+  }
+
   /** Refuses new operations, waits for those under way, and lets the file go. Safe to call twice. Does not flush. */
   close(): Promise<void> {
     this.#closing ??= this.#closeWhenIdle();
     return this.#closing;
   }
 
+  async #currentSize(): Promise<number> {
+    return this.#deviceSize ?? (await fstat(this.fd)).size;
+  }
+
+  async #onRange(
+    position: number,
+    length: number,
+    call: (position: number, length: number) => Promise<boolean>,
+  ): Promise<boolean> {
+    const at = toBytes('position', position);
+    const bytes = toBytes('length', length);
+    if (bytes === 0) return true;
+    try {
+      return await call(at, bytes);
+    } catch (error) {
+      // Block devices take whole sectors within their size only.
+      if (this.#deviceSize !== null && (error as NodeJS.ErrnoException).code === 'EINVAL') return false;
+      throw error;
+    }
+  }
+
   async #closeWhenIdle(): Promise<void> {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+    // A caller's handle may be closed already, and its locks gone.
+    if (this.fd >= 0) this.#releaseLock?.();
     if (this.#ownsHandle) await closeFd(this.fd);
   }
 

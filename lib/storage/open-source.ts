@@ -30,7 +30,7 @@ export async function openSource(source: Source, options: FileOptions): Promise<
     return openFile(fileURLToPath(source), options);
   }
   if (isStorage(source)) return { storage: await prepare(source, options.mode), owned: false };
-  if (isFileHandle(source)) return { storage: await FileStorage.wrap(source, options.mode), owned: true };
+  if (isFileHandle(source)) return { storage: await FileStorage.wrap(source, options), owned: true };
   throw invalidArgType('source', 'a path, a file: URL, a FileHandle or a Storage', source);
 }
 

@@ -24,13 +24,13 @@ export interface Storage {
 
   /** Writes several buffers one behind the other, in one go. */
   writev?(buffers: readonly Uint8Array[], position: number): Promise<void>;
-  /** Gives the space of a range back, so that it reads as zeros; false where the store cannot. */
+  /** Gives the space of a range back, so that it reads as zeros; never grows the store. False where the store cannot. */
   punch?(position: number, length: number): Promise<boolean>;
-  /** Reserves space for a range, which keeps or becomes zeros where nothing was written; false where the store cannot. */
+  /** Reserves space for a range without changing it, growing the store (with zeros) where needed; false where it cannot. */
   allocate?(position: number, length: number): Promise<boolean>;
   /** The first position at or after `position` that may hold data, or null when only a hole follows. */
   nextData?(position: number): Promise<number | null>;
-  /** The first position at or after `position` that is in a hole; the end of the store counts as one. */
+  /** The first position at or after `position` that is in a hole; all from the end of the store on counts as one. */
   nextHole?(position: number): Promise<number>;
   /** Bytes really occupied on the medium. */
   allocatedSize?(): Promise<number>;

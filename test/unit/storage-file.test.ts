@@ -355,7 +355,7 @@ describe('closing', () => {
   it('leaves a FileHandle of the caller open', async () => {
     const handle = await open(await fileWith(pattern(1, 100)), 'r+');
     try {
-      const storage = await FileStorage.wrap(handle, 'r+');
+      const storage = await FileStorage.wrap(handle, { mode: 'r+' });
       expect(storage.path).toBeUndefined();
       await storage.write(pattern(2, 10), 0);
       await storage.close();
@@ -370,7 +370,7 @@ describe('closing', () => {
 
   it('never touches another file when the caller has closed the FileHandle', async () => {
     const handle = await open(await fileWith(pattern(1, 100)), 'r+');
-    const storage = await FileStorage.wrap(handle, 'r+');
+    const storage = await FileStorage.wrap(handle, { mode: 'r+' });
     const { fd } = handle;
     await handle.close();
     const victim = await open(await fileWith(pattern(3, 100), 'victim'), 'r+');
