@@ -3,10 +3,13 @@ import { closeSync, openSync, readSync, writeFileSync, writeSync } from 'node:fs
 import { describe, expect, it } from 'vitest';
 import { createLuksHeader, type CreatedLuks } from '../../lib/io/encryption/luks-create.js';
 import { addLuksKey, removeLuksKey, type LuksChange } from '../../lib/io/encryption/luks-keys.js';
+import { unlockLuks } from '../../lib/io/encryption/luks-unlock.js';
 import {
   allocatedGuestCluster,
   clusterSize,
+  luksArea,
   minimalImage,
+  qemuAmend,
   qemuCheck,
   qemuInfo,
   qemuIo,
@@ -100,4 +103,26 @@ describe('LUKS headers made here', () => {
     const slots = [true, true, true, true, true, false, true, true].map((active) => ({ active }));
     expect(qemuInfo(temp('x'))).toMatchObject({ 'format-specific': { data: { encrypt: { slots } } } });
   });
+
+  it('have their keys changed by qemu-img amend, and images of QEMU by this package', async () => {
+    const made = await createLuksHeader({ secret, cipherAlg: 'aes-128', iterTimeMs: 1 });
+    const { image } = minimalImage(made.headerArea);
+    writeFileSync(temp('x'), image);
+    qemuAmend(temp('x'), secret, 'by QEMU', 'encrypt.state=active,encrypt.new-secret=n,encrypt.iter-time=1');
+    const opened = await unlockLuks(luksArea(temp('x')), 'by QEMU');
+    expect(opened.slot).toBe(1);
+    expect(Buffer.from(opened.masterKey).equals(made.masterKey)).toBe(true);
+
+    qemuAmend(temp('x'), 'by QEMU', '', 'encrypt.state=inactive,encrypt.keyslot=0');
+    const area = luksArea(temp('x'));
+    await expect(unlockLuks(area, secret)).rejects.toMatchObject({ code: 'ERR_QCOW2_SECRET' });
+    const added = await addLuksKey(area, opened.masterKey, 'by us', { iterTimeMs: 1 });
+    expect(added.slot).toBe(0);
+    apply(area, added.changes);
+    apply(area, removeLuksKey(area, 1));
+    image.set(area, 5 * clusterSize);
+    writeFileSync(temp('x'), image);
+    qemuIo(temp('x'), 'by us', 'read -P 0 0 64k');
+    expect(() => qemuIo(temp('x'), 'by QEMU', 'read 0 64k')).toThrow(/Invalid password/);
+  }, 120_000);
 });

@@ -73,9 +73,9 @@ export function hostOffsetOf(path: string, guestOffset: number): number {
   return Number(entry) + (guestOffset % clusterSize);
 }
 
-const secretObjects = (secret: string): string[] => [
+const secretObjects = (secret: string, id = 's'): string[] => [
   '--object',
-  `secret,id=s,format=base64,data=${Buffer.from(secret).toString('base64')}`,
+  `secret,id=${id},format=base64,data=${Buffer.from(secret).toString('base64')}`,
 ];
 const imageOptions = (path: string): string[] => [
   '--image-opts',
@@ -83,22 +83,24 @@ const imageOptions = (path: string): string[] => [
 ];
 
 /** Creates an encrypted image of `size` bytes with qemu-img; `options` are its `-o` options. */
-export function qemuCreate(path: string, secret: string, options: string, size: number | string): void {
-  // QEMU measures CPU time in ticks and gives up when none passed: on some machines every second try.
+export function qemuCreate(path: string, secret: string, options: string, size: number): void {
+  runTimed('qemu-img', [
+    ...['create', '-q', '-f', 'qcow2', ...secretObjects(secret)],
+    ...['-o', options, path, String(size)],
+  ]);
+}
+
+/** Changes the key slots of an image with qemu-img; `options` may name the new secret as `n`. */
+export function qemuAmend(path: string, secret: string, newSecret: string, options: string): void {
+  const args = ['amend', ...secretObjects(secret), ...secretObjects(newSecret, 'n'), ...imageOptions(path)];
+  runTimed('qemu-img', [...args, '-o', options]);
+}
+
+/** For commands that derive a key: QEMU measures CPU time in ticks and gives up when none passed, on some machines often. */
+function runTimed(command: string, args: string[]): void {
   for (let attempt = 1; ; attempt += 1) {
     try {
-      const args = [
-        'create',
-        '-q',
-        '-f',
-        'qcow2',
-        ...secretObjects(secret),
-        '-o',
-        options,
-        path,
-        String(size),
-      ];
-      run('qemu-img', args);
+      run(command, args);
       return;
     } catch (error) {
       if (attempt === 20 || !String(error).includes('accurate CPU usage')) throw error;

@@ -1,10 +1,11 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Qcow2Error, type Qcow2ErrorCode } from '../../lib/errors.js';
-import { parseLuksHeader } from '../../lib/format/luks.js';
+import { encodeLuksHeader, parseLuksHeader } from '../../lib/format/luks.js';
 import { legacyAesCipher } from '../../lib/io/encryption/legacy-aes.js';
 import { createLuksHeader, luksAreaSize } from '../../lib/io/encryption/luks-create.js';
 import { addLuksKey, removeLuksKey, type LuksChange } from '../../lib/io/encryption/luks-keys.js';
+import { digestMasterKey, sealSlot } from '../../lib/io/encryption/luks-slot.js';
 import { unlockLuks } from '../../lib/io/encryption/luks-unlock.js';
 import { pattern } from '../support/pattern.js';
 
@@ -203,6 +204,25 @@ describe('unlockLuks', () => {
     const area = Buffer.from(headerArea);
     area.fill(0, at, at + 32).write(text, at);
     expect(await errorOf(() => unlockLuks(area, secret))).toMatchObject({ code, feature });
+  });
+
+  it('reads key material that fills no whole number of sectors, as of aes-192 in CBC mode', async () => {
+    const masterKey = pattern(2, 24);
+    const salt = pattern(3, 32);
+    const slots = parseLuksHeader((await createLuksHeader({ secret, iterTimeMs: 0.01 })).headerArea).slots;
+    const header = {
+      ...{ cipherName: 'aes', cipherMode: 'cbc-plain64', hashSpec: 'sha256', keyBytes: 24 },
+      ...{ masterKeySalt: salt, masterKeyIterations: 1000, payloadOffset: 2_068_480, uuid: '', slots },
+      masterKeyDigest: await digestMasterKey(masterKey, salt, 1000, 'sha256'),
+    };
+    const { slot, material } = await sealSlot(header, 4096, masterKey, Buffer.from(secret), 0.01);
+    expect(material.length).toBe(188 * 512);
+    header.slots[0] = slot;
+    const area = apply(new Uint8Array(header.payloadOffset), [
+      { offset: 0, bytes: encodeLuksHeader(header) },
+      { offset: 4096, bytes: material },
+    ]);
+    expect(Buffer.from((await unlockLuks(area, secret)).masterKey).equals(masterKey)).toBe(true);
   });
 
   it('gives the right key or a Qcow2Error for any damage to the header', async () => {
