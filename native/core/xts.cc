@@ -1,19 +1,30 @@
 // Tweaks, vectors and xor over whole buffers.
 #include "core/xts.h"
 
+#include <cstring>
+
 namespace qcow2 {
 
 namespace {
 
-// Compilers make one load or store of each.
-uint64_t loadLittle(const unsigned char* at) {
-  uint64_t value = 0;
-  for (int i = 0; i < 8; ++i) value |= static_cast<uint64_t>(at[i]) << (8 * i);
+// Little-endian words, copied whole: gcc makes a store a byte of the portable shifts, four times slower.
+uint64_t swapLittle(uint64_t value) {
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+  return __builtin_bswap64(value);
+#else
   return value;
+#endif
+}
+
+uint64_t loadLittle(const unsigned char* at) {
+  uint64_t value;
+  std::memcpy(&value, at, sizeof value);
+  return swapLittle(value);
 }
 
 void storeLittle(unsigned char* at, uint64_t value) {
-  for (int i = 0; i < 8; ++i) at[i] = static_cast<unsigned char>(value >> (8 * i));
+  value = swapLittle(value);
+  std::memcpy(at, &value, sizeof value);
 }
 
 // x^128 = x^7 + x^2 + x + 1.
