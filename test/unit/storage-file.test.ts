@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process';
 import { createServer } from 'node:net';
 import fs from 'node:fs';
-import { mkdir, open, readFile, stat, symlink, writeFile } from 'node:fs/promises';
+import { mkdir, open, readFile, stat, symlink, unlink, writeFile } from 'node:fs/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { sizeByReading } from '../../lib/storage/file-kind.js';
 import { FileStorage } from '../../lib/storage/file.js';
@@ -305,6 +305,24 @@ describe('flushing', () => {
       await storage.flush();
       expect(datasync.mock.calls.map(([fd]) => fd)).toEqual([storage.fd, storage.fd]);
       expect(synced).toEqual([temp()]);
+    });
+  });
+
+  it('succeeds for a new file whose name is gone: its bytes are still to be kept', async () => {
+    await withStorage(temp('file'), 'create', async (storage) => {
+      await unlink(temp('file'));
+      await storage.write(pattern(1, 10), 0);
+      await storage.flush();
+    });
+  });
+
+  it('fails when the name of a new file cannot be made durable', async () => {
+    await withStorage(temp('file'), 'create', async (storage) => {
+      vi.spyOn(fs, 'fsync').mockImplementationOnce((_fd, callback) => {
+        setImmediate(() => callback(systemError('EIO', 'fsync')));
+      });
+      await expect(storage.flush()).rejects.toMatchObject({ code: 'EIO', syscall: 'fsync' });
+      await expect(storage.flush()).rejects.toMatchObject({ code: 'ERR_QCOW2_FAILED' });
     });
   });
 
