@@ -1,0 +1,13 @@
+/** What every command is given besides its words. */
+import type { Output } from './output.js';
+
+export interface Context {
+  /** The name the program calls itself by: `qcow2`, or `qemu-img` when it stands in for it. */
+  readonly program: string;
+  readonly out: Output;
+  /** Prints a line behind the program's name on standard error. */
+  readonly complain: (message: string) => void;
+}
+
+/** A command: takes its words (without its own name) and resolves to the exit code. */
+export type Command = (words: readonly string[], context: Context) => Promise<number>;

@@ -1,0 +1,138 @@
+/** Says in qemu-img's words what went wrong, where it has words for it; else in the library's own. */
+import { statSync } from 'node:fs';
+import { getSystemErrorMap } from 'node:util';
+import { Failure } from './failure.js';
+import { Qcow2Error } from '../errors.js';
+
+/** What the C library calls the errors that files meet. */
+const systemErrors: Readonly<Record<string, string>> = {
+  EACCES: 'Permission denied',
+  EAGAIN: 'Resource temporarily unavailable',
+  EBADF: 'Bad file descriptor',
+  EBUSY: 'Device or resource busy',
+  EDQUOT: 'Disk quota exceeded',
+  EEXIST: 'File exists',
+  EFBIG: 'File too large',
+  EINVAL: 'Invalid argument',
+  EIO: 'Input/output error',
+  EISDIR: 'Is a directory',
+  ELOOP: 'Too many levels of symbolic links',
+  EMFILE: 'Too many open files',
+  ENAMETOOLONG: 'File name too long',
+  ENODEV: 'No such device',
+  ENOENT: 'No such file or directory',
+  ENOMEM: 'Cannot allocate memory',
+  ENOSPC: 'No space left on device',
+  ENOTDIR: 'Not a directory',
+  ENOTSUP: 'Operation not supported',
+  ENXIO: 'No such device or address',
+  EPERM: 'Operation not permitted',
+  EROFS: 'Read-only file system',
+  ETXTBSY: 'Text file busy',
+};
+
+/** The words for a system error, or null for any other error. */
+export function systemErrorWords(error: unknown): string | null {
+  if (!(error instanceof Error) || !('syscall' in error) || !('code' in error)) return null;
+  const code = String(error.code);
+  if (Object.hasOwn(systemErrors, code)) return systemErrors[code] ?? null;
+  const known = [...getSystemErrorMap().values()].find(([name]) => name === code);
+  return known?.[1] ?? error.message;
+}
+
+/** The words for a system error; for any other error its message. */
+export function systemErrorText(error: unknown): string {
+  return systemErrorWords(error) ?? messageOf(error);
+}
+
+/** The file that a system error is about, or null. */
+export function systemErrorPath(error: unknown): string | null {
+  return error instanceof Error && 'path' in error && typeof error.path === 'string' ? error.path : null;
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What is known about the image a command was working on when it failed. */
+export interface Concerned {
+  /** As the user or the referring image named it. */
+  name: string;
+  /** The file, where the name is more than its path. */
+  path?: string;
+  /** Whether it was to be changed. */
+  writing?: boolean;
+  /** Whether a passphrase had been given for it. */
+  hasSecret?: boolean;
+}
+
+/** The reason behind `Could not open '...':` and the like, and a hint to print after it. */
+export interface Reason {
+  text: string;
+  hint?: string;
+}
+
+/** Why an image could not be used. */
+export function reasonOf(error: unknown, image: Concerned): Reason {
+  if (error instanceof Failure)
+    return { text: error.message, ...(error.hint === null ? {} : { hint: error.hint }) };
+  if (error instanceof Qcow2Error) return formatReason(error, image);
+  return { text: systemErrorText(error) };
+}
+
+/** The failure to open an image. */
+export function openFailure(error: unknown, image: Concerned): Failure {
+  return failure(`Could not open '${image.name}': `, openReason(error, image), error);
+}
+
+/** A failure whose message is a beginning and the reason. */
+export function failure(beginning: string, reason: Reason, cause: unknown): Failure {
+  return new Failure(`${beginning}${reason.text}`, {
+    ...(reason.hint === undefined ? {} : { hint: reason.hint }),
+    cause,
+  });
+}
+
+function openReason(error: unknown, image: Concerned): Reason {
+  const words = systemErrorWords(error);
+  const path = image.path ?? image.name;
+  if (path === '') return { text: "The 'file' block driver requires a file name" };
+  if (isDirectory(path)) return { text: `'file' driver requires '${path}' to be a regular file` };
+  if (words !== null) return { text: `Could not open '${path}': ${words}` };
+  return reasonOf(error, image);
+}
+
+function isDirectory(path: string): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
+}
+
+function formatReason(error: Qcow2Error, image: Concerned): Reason {
+  switch (error.code) {
+    case 'ERR_QCOW2_NOT_QCOW2':
+      return { text: 'Image is not in qcow2 format' };
+    case 'ERR_QCOW2_LOCKED':
+      return {
+        text: `Failed to get ${image.writing === true ? '"write"' : 'shared "write"'} lock`,
+        hint: `Is another process using the image [${image.path ?? image.name}]?`,
+      };
+    case 'ERR_QCOW2_SECRET':
+      return {
+        text:
+          image.hasSecret === true
+            ? 'Invalid password, cannot unlock any keyslot'
+            : "Parameter 'encrypt.key-secret' is required for cipher",
+      };
+    case 'ERR_QCOW2_REFERENCE':
+      return referenceReason(error);
+    default:
+      return { text: error.message };
+  }
+}
+
+/** A backing file that does not open is named together with the reason. */
+function referenceReason(error: Qcow2Error): Reason {
+  const words = systemErrorWords(error.cause);
+  if (words === null) return { text: error.message };
+  const path = systemErrorPath(error.cause) ?? '';
+  return { text: `Could not open backing file: Could not open '${path}': ${words}` };
+}
