@@ -1,0 +1,350 @@
+/** Counting references: the native counters say what a plain Map says, for any tables. */
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import {
+  copiedStride,
+  InvalidEntry,
+  L2Flag,
+  type L2Summary,
+  mismatchStride,
+  native,
+  problemStride,
+  type ReferenceCounts,
+} from '../../lib/native.js';
+import {
+  clusterSize,
+  compressedPart,
+  encode,
+  type Entry,
+  entriesOf,
+  fault,
+  isExtended,
+  type Shape,
+  shapes,
+} from './native-l2-model.js';
+
+const plenty = 2 ** 30;
+const compressedFlag = 1n << 62n;
+const copiedFlag = 1n << 63n;
+const none = new Float64Array(0);
+
+/** Rows of `stride` numbers. */
+const rows = (out: Float64Array, count: number, stride: number): number[][] =>
+  Array.from({ length: count }, (_, row) => [...out.subarray(row * stride, (row + 1) * stride)]);
+
+/** The bytes of the host file that an entry claims. */
+function claim(shape: Shape, { descriptor }: Entry): { host: bigint; length: bigint } {
+  if ((descriptor & compressedFlag) !== 0n) {
+    const { offset } = compressedPart(shape, descriptor);
+    const host = offset % 2n ** 56n;
+    const sectors = ((descriptor % compressedFlag) >> BigInt(62 - (shape.clusterBits - 8))) + 1n;
+    return host === 0n && offset !== 0n
+      ? { host, length: 0n }
+      : { host, length: sectors * 512n - (host % 512n) };
+  }
+  const host = descriptor & (2n ** 56n - 512n);
+  return { host, length: host === 0n ? 0n : BigInt(clusterSize(shape)) };
+}
+
+interface Model {
+  counts: Map<number, number>;
+  summary: Record<keyof L2Summary, number>;
+  problems: number[][];
+}
+
+/** Counts a table in `model`, entry by entry and cluster by cluster. */
+function countTable(
+  model: Model,
+  shape: Shape,
+  entries: readonly Entry[],
+  table: number,
+  times: number,
+  clusters: number,
+): void {
+  const size = BigInt(clusterSize(shape));
+  const external = (shape.flags & L2Flag.externalData) !== 0;
+  let behind: bigint | undefined;
+  entries.forEach((entry, index) => {
+    const { host, length } = claim(shape, entry);
+    const reason = fault(shape, entry);
+    let pastEnd = false;
+    for (let cluster = host / size; !external && cluster * size < host + length; cluster++) {
+      if (cluster >= BigInt(clusters)) pastEnd = true;
+      else model.counts.set(Number(cluster), (model.counts.get(Number(cluster)) ?? 0) + times);
+    }
+    if (reason !== undefined) model.problems.push([table, index, reason, Number(host)]);
+    else if (pastEnd) model.problems.push([table, index, InvalidEntry.pastEnd, Number(host)]);
+    if (reason !== undefined) return;
+    const isZero = isExtended(shape) ? entry.bitmap >> 32n !== 0n : (entry.descriptor & 1n) !== 0n;
+    if ((entry.descriptor & compressedFlag) !== 0n) model.summary.compressed++;
+    else if (host !== 0n || (entry.descriptor & copiedFlag) !== 0n) {
+      model.summary.allocated++;
+      if (behind !== undefined && host !== behind) model.summary.fragmented++;
+      behind = host + size;
+    } else if (isZero) model.summary.zero++;
+  });
+}
+
+const emptyModel = (): Model => ({
+  counts: new Map(),
+  summary: { allocated: 0, fragmented: 0, compressed: 0, zero: 0, problems: 0 },
+  problems: [],
+});
+
+function expectCounts(counts: ReferenceCounts, model: Model, clusters: number): void {
+  const used = [...model.counts].filter(([, count]) => count > 0).sort(([a], [b]) => a - b);
+  for (const [cluster, count] of used) expect(counts.get(cluster)).toBe(count);
+  const found: number[] = [];
+  for (let at = counts.nextUsed(0, clusters); at < clusters; at = counts.nextUsed(at + 1, clusters)) {
+    found.push(at);
+  }
+  expect(found).toEqual(used.map(([cluster]) => cluster));
+  expect(counts.usedEnd()).toBe((found.at(-1) ?? -1) + 1);
+}
+
+const cases = shapes.chain((shape) =>
+  fc.record({
+    shape: fc.constant(shape),
+    clusters: fc.oneof(fc.nat(20), fc.integer({ min: 0, max: 2 ** 20 })),
+    tables: fc.array(fc.tuple(entriesOf(shape), fc.constantFrom(1, 2, 200, 70_000, 2 ** 33)), {
+      maxLength: 4,
+    }),
+  }),
+);
+
+describe('ReferenceCounts', () => {
+  it('counts the references of any tables one at a time', () => {
+    fc.assert(
+      fc.property(cases, ({ shape, clusters, tables }) => {
+        const counts = new native.ReferenceCounts(clusters, shape.clusterBits, plenty);
+        const total = emptyModel();
+        for (const [entries, times] of tables) {
+          const one: Model = { ...emptyModel(), counts: total.counts };
+          countTable(one, shape, entries, 0, times, clusters);
+          const problems = new Float64Array(problemStride * (entries.length + 1));
+          const summary = counts.addL2Table(encode(shape, entries), shape.flags, times, problems);
+          expect(summary).toEqual({ ...one.summary, problems: one.problems.length });
+          expect(rows(problems, summary.problems, problemStride)).toEqual(one.problems);
+        }
+        expectCounts(counts, total, clusters);
+      }),
+      { numRuns: 1500 },
+    );
+  });
+
+  it('counts many tables on the thread pool, skipping those with no multiplicity', async () => {
+    const small = cases.filter(({ shape }) => shape.clusterBits <= 16);
+    await fc.assert(
+      fc.asyncProperty(small, fc.array(fc.boolean(), { minLength: 4, maxLength: 4 }), async (c, skipped) => {
+        const { shape, clusters, tables } = c;
+        const counts = new native.ReferenceCounts(clusters, shape.clusterBits, plenty);
+        const model = emptyModel();
+        const size = clusterSize(shape);
+        const batch = Buffer.alloc(tables.length * size);
+        const times = new Uint32Array(tables.length);
+        tables.forEach(([entries, wanted], index) => {
+          encode(shape, entries).copy(batch, index * size);
+          times[index] = skipped[index] === true ? 0 : Math.min(wanted, 2 ** 32 - 1);
+          if (times[index] !== 0) countTable(model, shape, entries, index, times[index] ?? 0, clusters);
+        });
+        const problems = new Float64Array(problemStride * 300);
+        const summary = await counts.addL2Tables(batch, shape.flags, times, problems);
+        expect(summary).toEqual({ ...model.summary, problems: model.problems.length });
+        expect(rows(problems, summary.problems, problemStride)).toEqual(model.problems);
+        expectCounts(counts, model, clusters);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it('counts every cluster that a range touches, and tells when some lie past the end', () => {
+    const counts = new native.ReferenceCounts(200_000, 16, plenty);
+    expect(counts.add(3 * 65536 + 65535, 2, 1)).toBe(true);
+    expect(counts.add(4 * 65536, 65536 * 70_000, 2)).toBe(true);
+    expect(counts.add(199_999 * 65536, 65537, 1)).toBe(false);
+    expect(counts.add(199_998 * 65536, 0, 1)).toBe(true);
+    expect([3, 4, 5, 70_003, 70_004, 199_998, 199_999, 200_000].map((at) => counts.get(at))).toEqual([
+      1, 3, 2, 2, 0, 0, 1, 0,
+    ]);
+    expect(counts.nextFree(3, 300_000)).toBe(70_004);
+    expect(counts.nextUsed(70_004, 300_000)).toBe(199_999);
+    expect(counts.nextFree(199_999, 300_000)).toBe(200_000);
+    expect(counts.nextUsed(200_000, 300_000)).toBe(300_000);
+  });
+
+  it('counts far past 8, 16 and 32 bits', () => {
+    const counts = new native.ReferenceCounts(70_000, 9, plenty);
+    let expected = 0;
+    for (const times of [1, 254, 1, 65_279, 1, 2 ** 32 - 65_538, 1, 1, 2 ** 50, 0]) {
+      counts.add(512 * 65_537, 512, times);
+      counts.add(512 * 65_538, 512, 1);
+      expected += times;
+      expect(counts.get(65_537)).toBe(expected);
+    }
+    expect(counts.get(65_538)).toBe(10);
+    counts.add(512 * 65_537, 512, Number.MAX_SAFE_INTEGER);
+    expect(counts.get(65_537)).toBe(Number.MAX_SAFE_INTEGER);
+  });
+
+  it('keeps within its limit: a file that claims to be huge, and one that is full of references', () => {
+    expect(() => new native.ReferenceCounts(2 ** 40, 16, 2 ** 20)).toThrow(
+      expect.objectContaining({ code: 'ERR_QCOW2_LIMIT' }),
+    );
+    const counts = new native.ReferenceCounts(2 ** 24, 16, 2 ** 20);
+    const fill = (): void => {
+      for (let page = 0; page < 256; page++) counts.add(page * 65536 * 65536, 1, 1);
+    };
+    expect(fill).toThrow(expect.objectContaining({ code: 'ERR_QCOW2_LIMIT' }));
+    expect(counts.get(0)).toBe(1);
+    expect(() => counts.extend(2 ** 40)).toThrow(expect.objectContaining({ code: 'ERR_QCOW2_LIMIT' }));
+  });
+
+  it('rejects when a batch passes the limit, and can be asked again afterwards', async () => {
+    const counts = new native.ReferenceCounts(2 ** 24, 16, 2 ** 17);
+    const tables = Buffer.alloc(65536);
+    for (let index = 0; index < 8192; index++) tables.writeBigUInt64BE(BigInt(index) << 28n, index * 8);
+    await expect(counts.addL2Tables(tables, L2Flag.zeroFlag, Uint32Array.of(1), none)).rejects.toThrow(
+      expect.objectContaining({ code: 'ERR_QCOW2_LIMIT' }),
+    );
+    expect(counts.get(1 << 12)).toBe(1);
+  });
+
+  it('grows with the file', () => {
+    const counts = new native.ReferenceCounts(10, 16, plenty);
+    counts.add(9 * 65536, 65536, 5);
+    expect(counts.add(10 * 65536, 65536, 1)).toBe(false);
+    counts.extend(200_000);
+    expect(counts.add(10 * 65536, 65536, 1)).toBe(true);
+    expect(counts.add(199_999 * 65536, 65536, 1)).toBe(true);
+    expect([9, 10, 199_999].map((at) => counts.get(at))).toEqual([5, 1, 1]);
+  });
+
+  it('writes no more problems than there is room for, but counts them all', () => {
+    const table = Buffer.alloc(64, 0xff);
+    const counts = new native.ReferenceCounts(10, 16, plenty);
+    const problems = new Float64Array(2 * problemStride + 1).fill(-1);
+    expect(counts.addL2Table(table, L2Flag.externalData, 1, problems).problems).toBe(8);
+    expect(problems[4]).toBe(0);
+    expect(problems[5]).toBe(1);
+    expect(problems[8]).toBe(-1);
+  });
+
+  it('is not to be touched while a batch is under way', async () => {
+    const counts = new native.ReferenceCounts(10, 16, plenty);
+    const batch = counts.addL2Tables(Buffer.alloc(65536), L2Flag.zeroFlag, Uint32Array.of(1), none);
+    const uses = [
+      () => counts.get(0),
+      () => counts.add(0, 1, 1),
+      () => counts.addL2Tables(Buffer.alloc(0), 0, new Uint32Array(0), none),
+    ];
+    for (const use of uses) expect(use).toThrow(expect.objectContaining({ code: 'ERR_INVALID_STATE' }));
+    await batch;
+    expect(counts.get(0)).toBe(0);
+  });
+});
+
+const counted = fc.array(fc.tuple(fc.nat(5000), fc.constantFrom(1, 2, 3, 15, 255, 256, 65_536)), {
+  maxLength: 12,
+});
+
+describe('ReferenceCounts against refcount blocks', () => {
+  it('fills blocks, finds them equal, and then exactly what was changed in them', () => {
+    fc.assert(
+      fc.property(
+        counted,
+        fc.nat(6),
+        fc.nat(1000),
+        fc.array(fc.tuple(fc.nat(), fc.nat(1)), { maxLength: 8 }),
+        fc.integer({ min: 1, max: 4 }),
+        (references, order, firstCluster, damage, room) => {
+          const counts = new native.ReferenceCounts(4000, 9, plenty);
+          const wanted = new Map<number, number>();
+          for (const [cluster, times] of references) {
+            if (counts.add(cluster * 512, 1, times)) wanted.set(cluster, (wanted.get(cluster) ?? 0) + times);
+          }
+          const entries = 4096 / 2 ** order;
+          const most = 2 ** (2 ** order) - 1;
+          const block = Buffer.alloc(512, 0xaa);
+          const inBlock = (index: number): number => wanted.get(firstCluster + index) ?? 0;
+          const tooLarge = Array.from({ length: entries }, (_, index) => index).find(
+            (index) => inBlock(index) > most,
+          );
+          const filled = counts.fillBlock(block, order, firstCluster);
+          expect(filled).toBe(tooLarge === undefined ? -1 : firstCluster + tooLarge);
+          if (tooLarge !== undefined) return;
+
+          const out = new Float64Array(mismatchStride * room);
+          expect(counts.compareBlock(block, order, firstCluster, 0, out)).toBe(0);
+          const stored = Array.from({ length: entries }, (_, index) => inBlock(index));
+          for (const [at, value] of damage) {
+            stored[at % entries] = value;
+            native.refcountSet(block, order, at % entries, 1, value);
+          }
+          const found: number[][] = [];
+          for (let first = 0, count = room; count === room;) {
+            count = counts.compareBlock(block, order, firstCluster, first, out);
+            const runs = rows(out, count, mismatchStride);
+            for (const [cluster = 0, length = 0, was, is] of runs) {
+              for (let nth = 0; nth < length; nth++) found.push([cluster + nth, was ?? -1, is ?? -1]);
+              first = cluster + length - firstCluster;
+            }
+          }
+          const expected = stored.flatMap((value, index) =>
+            value === inBlock(index) ? [] : [[firstCluster + index, value, inBlock(index)]],
+          );
+          expect(found).toEqual(expected);
+        },
+      ),
+      { numRuns: 1500 },
+    );
+  });
+
+  it('tells a million leaked clusters as one run', () => {
+    const counts = new native.ReferenceCounts(2 ** 21, 21, plenty);
+    const block = Buffer.alloc(2 ** 21);
+    native.refcountSet(block, 4, 7, 2 ** 20 - 7, 1);
+    const out = new Float64Array(mismatchStride * 2);
+    expect(counts.compareBlock(block, 4, 100, 0, out)).toBe(1);
+    expect(rows(out, 1, mismatchStride)).toEqual([[107, 2 ** 20 - 7, 1, 0]]);
+  });
+});
+
+describe('ReferenceCounts against COPIED', () => {
+  it('finds exactly the flags that do not go with the counts', () => {
+    fc.assert(
+      fc.property(cases, fc.integer({ min: 1, max: 3 }), ({ shape, clusters, tables }, room) => {
+        const counts = new native.ReferenceCounts(clusters, shape.clusterBits, plenty);
+        const model = emptyModel();
+        for (const [entries, times] of tables) {
+          countTable(model, shape, entries, 0, times, clusters);
+          counts.addL2Table(encode(shape, entries), shape.flags, times, none);
+        }
+        const external = (shape.flags & L2Flag.externalData) !== 0;
+        const rightFlag = (entry: Entry): boolean | undefined => {
+          const reason = fault(shape, entry);
+          if (reason === InvalidEntry.copiedWithoutHost) return false;
+          if (reason !== undefined) return undefined;
+          if ((entry.descriptor & compressedFlag) !== 0n) return false;
+          const host = entry.descriptor & (2n ** 56n - 512n);
+          if (external) return host !== 0n || (entry.descriptor & copiedFlag) !== 0n;
+          return model.counts.get(Number(host / BigInt(clusterSize(shape)))) === 1 && host !== 0n;
+        };
+        for (const [entries] of tables) {
+          const expected = entries.flatMap((entry, index) => {
+            const right = rightFlag(entry);
+            const is = (entry.descriptor & copiedFlag) !== 0n;
+            return right === undefined || right === is ? [] : [[index, right ? 1 : 0]];
+          });
+          const out = new Float64Array(copiedStride * room);
+          const found: number[][] = [];
+          for (let first = 0, count = room; count === room; first = (found.at(-1)?.[0] ?? 0) + 1) {
+            count = counts.copiedMismatches(encode(shape, entries), shape.flags, first, out);
+            found.push(...rows(out, count, copiedStride));
+          }
+          expect(found).toEqual(expected);
+        }
+      }),
+      { numRuns: 1500 },
+    );
+  });
+});
