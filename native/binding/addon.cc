@@ -1,5 +1,5 @@
-// The addon's entry: every binding file adds its functions to the exports. There are no globals, so that each worker
-// thread may load the addon for itself.
+// The addon's entry: every binding file adds its functions to the exports. There are no globals, so that each
+// worker thread may load the addon for itself.
 #include "binding/bindings.h"
 
 namespace qcow2::binding {
@@ -9,13 +9,7 @@ using Init = bool (*)(napi_env env, napi_value exports);
 
 // One entry for each binding file.
 constexpr Init kInits[] = {
-    initCodec,
-    initL2,
-    initOs,
-    initRefcount,
-    initReferenceCounts,
-    initXts,
-    initZero,
+    initCodec, initL2, initOs, initRefcount, initReferenceCounts, initXts, initZero,
 };
 
 }  // namespace
@@ -23,7 +17,8 @@ constexpr Init kInits[] = {
 bool exportFunctions(napi_env env, napi_value exports, std::initializer_list<Function> functions) {
   for (const Function& function : functions) {
     napi_value value;
-    if (napi_create_function(env, function.name, NAPI_AUTO_LENGTH, function.call, nullptr, &value) != napi_ok ||
+    if (napi_create_function(env, function.name, NAPI_AUTO_LENGTH, function.call, nullptr, &value) !=
+            napi_ok ||
         napi_set_named_property(env, exports, function.name, value) != napi_ok) {
       return false;
     }

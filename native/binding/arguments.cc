@@ -1,4 +1,5 @@
-// Taking a call's arguments from JavaScript: each is checked, and the first wrong one becomes a coded exception.
+// Taking a call's arguments from JavaScript: each is checked, and the first wrong one becomes a coded
+// exception.
 #include "binding/arguments.h"
 
 #include <cmath>
@@ -74,8 +75,8 @@ void* Arguments::typedArray(size_t index, const char* name, napi_typedarray_type
   void* data = nullptr;
   napi_value buffer = nullptr;
   size_t elements = 0;
-  if (!isTypedArray || napi_get_typedarray_info(env_, values_[index], &found, &elements, &data, &buffer,
-                                                nullptr) != napi_ok ||
+  if (!isTypedArray ||
+      napi_get_typedarray_info(env_, values_[index], &found, &elements, &data, &buffer, nullptr) != napi_ok ||
       found != type) {
     failType(name, expected);
     return nullptr;
@@ -120,7 +121,8 @@ void Arguments::requireFixedLength(size_t index, const char* name) {
   if (!isTypedArray) return;
   napi_value buffer;
   napi_value resizable;
-  if (napi_get_typedarray_info(env_, values_[index], nullptr, nullptr, nullptr, &buffer, nullptr) != napi_ok ||
+  if (napi_get_typedarray_info(env_, values_[index], nullptr, nullptr, nullptr, &buffer, nullptr) !=
+          napi_ok ||
       napi_get_named_property(env_, buffer, "resizable", &resizable) != napi_ok) {
     failed_ = true;
     return;

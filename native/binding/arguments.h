@@ -1,7 +1,8 @@
-// Taking a call's arguments from JavaScript: each is checked, and the first wrong one becomes a coded exception.
+// Taking a call's arguments from JavaScript: each is checked, and the first wrong one becomes a coded
+// exception.
 //
-// Usage: convert every scalar, then take the buffers, then `require` what must hold between them, and give up when
-// failed(). Nothing here runs JavaScript code, so no buffer can be detached in between.
+// Usage: convert every scalar, then take the buffers, then `require` what must hold between them, and give up
+// when failed(). Nothing here but requireFixedLength() runs JavaScript code, which might detach a buffer.
 #ifndef QCOW2_BINDING_ARGUMENTS_H_
 #define QCOW2_BINDING_ARGUMENTS_H_
 
@@ -21,7 +22,8 @@ class Arguments {
  public:
   Arguments(napi_env env, napi_callback_info info);
 
-  // Once an argument was wrong an exception is pending, and everything that follows does nothing and returns zeros.
+  // Once an argument was wrong an exception is pending, and everything that follows does nothing and returns
+  // zeros.
   bool failed() const { return failed_; }
   napi_env env() const { return env_; }
   napi_value self() const { return self_; }
@@ -37,12 +39,12 @@ class Arguments {
   MutableBytes bytes(size_t index, const char* name);
   Span<uint32_t> words(size_t index, const char* name);
   Span<double> doubles(size_t index, const char* name);
-  // Fails unless the buffer of the typed array at `index` has a fixed length: a worker cannot use one that may shrink.
-  // This reads a property, so call it before taking any view.
+  // Fails unless the buffer of the typed array at `index` has a fixed length: a worker cannot use one that
+  // may shrink. This reads a property, so call it before taking any view.
   void requireFixedLength(size_t index, const char* name);
 
-  // Fails with ERR_OUT_OF_RANGE / ERR_INVALID_ARG_VALUE unless `holds`. `expected` follows "It must be"; `reason`
-  // follows the argument's name.
+  // Fails with ERR_OUT_OF_RANGE / ERR_INVALID_ARG_VALUE unless `holds`. `expected` follows "It must be";
+  // `reason` follows the argument's name.
   void requireRange(bool holds, const char* name, const std::string& expected);
   void requireValue(bool holds, const char* name, const std::string& reason);
 
@@ -50,7 +52,8 @@ class Arguments {
   static constexpr size_t kMaxArguments = 10;
 
   void failType(const char* name, const char* expected);
-  void* typedArray(size_t index, const char* name, napi_typedarray_type type, const char* expected, size_t* length);
+  void* typedArray(size_t index, const char* name, napi_typedarray_type type, const char* expected,
+                   size_t* length);
 
   napi_env env_;
   napi_value self_ = nullptr;

@@ -1,11 +1,10 @@
 // L2 tables for JavaScript: mapping a table and changing its entries.
-#include "core/l2_map.h"
-
 #include <algorithm>
 
 #include "binding/arguments.h"
 #include "binding/bindings.h"
 #include "binding/l2_format.h"
+#include "core/l2_map.h"
 #include "core/l2_set.h"
 
 namespace qcow2::binding {
@@ -17,8 +16,8 @@ struct RangeArguments {
   MutableBytes table;
 };
 
-// The arguments that the functions for ranges share: table, flags, clusterBits, start, length. Takes the table last, so
-// scalars at other positions must have been converted before.
+// The arguments that the functions for ranges share: table, flags, clusterBits, start, length. Takes the
+// table last, so scalars at other positions must have been converted before.
 RangeArguments takeRange(Arguments& args) {
   const L2Format format = takeL2Format(args, 1, 2);
   const uint64_t start = args.natural(3, "start");
@@ -31,7 +30,8 @@ RangeArguments takeRange(Arguments& args) {
   args.requireRange(length % unit == 0, "length", multiple);
   const uint64_t covered = table.size() / format.entrySize() * format.clusterSize();
   args.requireRange(start <= covered, "start", "inside the table");
-  args.requireRange(start <= covered && length <= covered - start, "length", "such that the range ends inside the table");
+  args.requireRange(start <= covered && length <= covered - start, "length",
+                    "such that the range ends inside the table");
   return {format, {start, length}, table};
 }
 
@@ -45,7 +45,8 @@ napi_value mapTable(napi_env env, napi_callback_info info) noexcept {
   if (args.failed()) return nullptr;
   const uint64_t entries = table.size() / format.entrySize();
   args.requireRange(first <= entries, "first", "inside the table");
-  args.requireRange(first <= entries && count <= entries - first, "count", "such that the entries end inside the table");
+  args.requireRange(first <= entries && count <= entries - first, "count",
+                    "such that the entries end inside the table");
   const size_t needed = maxRunsPerEntry(format) * kRunStride;
   args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
   if (args.failed()) return nullptr;
@@ -59,7 +60,8 @@ napi_value setData(napi_env env, napi_callback_info info) noexcept {
   const auto [format, range, table] = takeRange(args);
   if (args.failed()) return nullptr;
   args.requireRange(host % format.clusterSize() == 0, "host", "a multiple of the cluster size");
-  args.requireRange(host != 0 || format.externalData, "host", "above 0 in an image without an external data file");
+  args.requireRange(host != 0 || format.externalData, "host",
+                    "above 0 in an image without an external data file");
   // The table covers less than 2^40 bytes, so this cannot overflow.
   const uint64_t end = (range.start & (format.clusterSize() - 1)) + range.length + host;
   args.requireRange(end <= kHostEnd, "host", "such that the data ends at 2^56 or below");
@@ -72,7 +74,8 @@ napi_value setZero(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const bool keepHost = args.boolean(5, "keepHost");
   const auto [format, range, table] = takeRange(args);
-  args.requireValue(format.extended || format.zeroFlag, "flags", "must allow zero clusters: version 2 has none");
+  args.requireValue(format.extended || format.zeroFlag, "flags",
+                    "must allow zero clusters: version 2 has none");
   if (args.failed()) return nullptr;
   l2SetZero(format, table, range, keepHost);
   return undefined(env);
@@ -94,7 +97,8 @@ napi_value setCompressed(napi_env env, napi_callback_info info) noexcept {
   const uint64_t length = args.natural(5, "length");
   const MutableBytes table = takeL2Table(args, 0, format);
   if (args.failed()) return nullptr;
-  args.requireValue(!format.externalData, "flags", "must not be externalData: nothing is compressed in data files");
+  args.requireValue(!format.externalData, "flags",
+                    "must not be externalData: nothing is compressed in data files");
   args.requireRange(index < table.size() / format.entrySize(), "index", "inside the table");
   const uint64_t addressable = std::min(kHostEnd, uint64_t{1} << format.compressedOffsetBits());
   args.requireRange(host != 0 && host < addressable, "host", "from 1 to " + std::to_string(addressable - 1));

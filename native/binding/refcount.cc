@@ -11,7 +11,9 @@ namespace {
 
 constexpr size_t kMaxBlockBytes = size_t{1} << 21;
 
-unsigned takeOrder(Arguments& args) { return static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder)); }
+unsigned takeOrder(Arguments& args) {
+  return static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
+}
 
 // A refcount block: whole words, at most the largest cluster.
 MutableBytes takeBlock(Arguments& args) {
@@ -45,7 +47,8 @@ Indexes takeIndexes(Arguments& args, bool endIsGiven) {
                       "such that the refcounts end inside the block");
   }
   if (args.failed()) return {};
-  return {block, order, static_cast<size_t>(first), static_cast<size_t>(endIsGiven ? second : first + second)};
+  return {block, order, static_cast<size_t>(first),
+          static_cast<size_t>(endIsGiven ? second : first + second)};
 }
 
 napi_value get(napi_env env, napi_callback_info info) noexcept {

@@ -30,7 +30,8 @@ void account(napi_env env, CountsHandle& handle) {
 }
 
 void destroy(napi_env env, void* data, void*) {
-  const std::unique_ptr<std::shared_ptr<CountsHandle>> handle(static_cast<std::shared_ptr<CountsHandle>*>(data));
+  const std::unique_ptr<std::shared_ptr<CountsHandle>> handle(
+      static_cast<std::shared_ptr<CountsHandle>*>(data));
   int64_t total;
   napi_adjust_external_memory(env, -(*handle)->reported, &total);
 }
@@ -60,7 +61,8 @@ napi_value construct(napi_env env, napi_callback_info info) noexcept {
   return args.self();
 }
 
-// The counts behind `this`; null with an exception pending when it is something else, or at work on the thread pool.
+// The counts behind `this`; null with an exception pending when it is something else, or at work on the
+// thread pool.
 std::shared_ptr<CountsHandle> takeSelf(Arguments& args) {
   napi_valuetype type = napi_undefined;
   bool tagged = false;
@@ -135,7 +137,8 @@ napi_value addTables(napi_env env, napi_callback_info info) noexcept {
   const Span<const uint32_t> times = args.words(2, "times");
   const Span<double> problems = args.doubles(3, "problems");
   const uint64_t count = tables.size() >> format.clusterBits;
-  args.requireRange(count << format.clusterBits == tables.size(), "tables.length", "a multiple of the cluster size");
+  args.requireRange(count << format.clusterBits == tables.size(), "tables.length",
+                    "a multiple of the cluster size");
   args.requireRange(count == times.size(), "times.length", std::to_string(count) + ", one for each table");
   if (args.failed()) return nullptr;
   auto work = std::make_unique<TablesWork>(handle, account, format, tables, times, problems);
@@ -188,7 +191,8 @@ napi_value compare(napi_env env, napi_callback_info info) noexcept {
   const Bytes block = takeBlock(args, *handle->counts);
   const Span<double> out = args.doubles(4, "out");
   args.requireRange(first <= refcountsIn(block.size(), order), "first", "inside the block");
-  args.requireRange(out.size() >= kMismatchStride, "out.length", "at least " + std::to_string(kMismatchStride));
+  args.requireRange(out.size() >= kMismatchStride, "out.length",
+                    "at least " + std::to_string(kMismatchStride));
   if (args.failed()) return nullptr;
   const size_t found =
       compareBlock(*handle->counts, block, order, firstCluster, static_cast<size_t>(first), out);

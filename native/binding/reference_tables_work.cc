@@ -34,8 +34,9 @@ napi_value summaryObject(napi_env env, const L2Summary& summary) {
     const char* name;
     uint64_t value;
   } fields[] = {
-      {"allocated", summary.allocated}, {"fragmented", summary.fragmented}, {"compressed", summary.compressed},
-      {"zero", summary.zero},           {"problems", summary.problems},
+      {"allocated", summary.allocated},   {"fragmented", summary.fragmented},
+      {"compressed", summary.compressed}, {"zero", summary.zero},
+      {"problems", summary.problems},
   };
   napi_value object;
   if (napi_create_object(env, &object) != napi_ok) return nullptr;
@@ -46,8 +47,8 @@ napi_value summaryObject(napi_env env, const L2Summary& summary) {
   return object;
 }
 
-TablesWork::TablesWork(std::shared_ptr<CountsHandle> handle, Account account, const L2Format& format, Bytes tables,
-                       Span<const uint32_t> times, Span<double> problems)
+TablesWork::TablesWork(std::shared_ptr<CountsHandle> handle, Account account, const L2Format& format,
+                       Bytes tables, Span<const uint32_t> times, Span<double> problems)
     : handle_(std::move(handle)),
       account_(account),
       format_(format),

@@ -1,4 +1,5 @@
-// What one L2 entry says: the bits of the standard, compressed and extended descriptors, and which of them are valid.
+// What one L2 entry says: the bits of the standard, compressed and extended descriptors, and which of them
+// are valid.
 #ifndef QCOW2_CORE_L2_ENTRY_H_
 #define QCOW2_CORE_L2_ENTRY_H_
 
@@ -62,8 +63,9 @@ struct L2Entry {
   bool copied;
   // Offset of the host cluster, or the byte where compressed data begins.
   uint64_t host;
-  // Bytes of the host file that the entry lays claim to: a cluster, or those up to the end of the last sector of
-  // compressed data. An invalid entry claims what it seems to mean, so that a check does not take that for free.
+  // Bytes of the host file that the entry lays claim to: a cluster, or those up to the end of the last sector
+  // of compressed data. An invalid entry claims what it seems to mean, so that a check does not take that for
+  // free.
   uint64_t hostLength;
   // One bit for each subcluster; without extended entries all 32 bits are alike.
   uint32_t allocated;
@@ -90,7 +92,8 @@ inline L2Entry decodeCompressed(const L2Format& format, uint64_t descriptor, uin
 
 }  // namespace detail
 
-// Decodes the entry whose first word is `descriptor` and, with extended entries, whose second is `bitmap` (else 0).
+// Decodes the entry whose first word is `descriptor` and, with extended entries, whose second is `bitmap`
+// (else 0).
 inline L2Entry decodeL2Entry(const L2Format& format, uint64_t descriptor, uint64_t bitmap) {
   if (descriptor & kCompressed) return detail::decodeCompressed(format, descriptor, bitmap);
   const uint64_t host = descriptor & kHostMask;
@@ -98,13 +101,15 @@ inline L2Entry decodeL2Entry(const L2Format& format, uint64_t descriptor, uint64
   const bool copied = (descriptor & kCopied) != 0;
   const bool zeroFlag = (descriptor & kZeroFlag) != 0;
   const auto invalid = [&](InvalidEntry reason) { return detail::invalidEntry(reason, host, cluster); };
-  if ((descriptor & kReservedStandard) || (zeroFlag && format.extended)) return invalid(InvalidEntry::reservedBits);
+  if ((descriptor & kReservedStandard) || (zeroFlag && format.extended))
+    return invalid(InvalidEntry::reservedBits);
   if (host & (cluster - 1)) return invalid(InvalidEntry::unalignedOffset);
   if (zeroFlag && !format.zeroFlag) return invalid(InvalidEntry::zeroFlagInV2);
   const bool hasHost = host != 0 || (format.externalData && copied);
   if (copied && !hasHost) return invalid(InvalidEntry::copiedWithoutHost);
 
-  L2Entry entry = {EntryKind::standard, InvalidEntry::reservedBits, hasHost, copied, host, hasHost ? cluster : 0, 0, 0};
+  L2Entry entry = {
+      EntryKind::standard, InvalidEntry::reservedBits, hasHost, copied, host, hasHost ? cluster : 0, 0, 0};
   if (format.extended) {
     entry.allocated = static_cast<uint32_t>(bitmap);
     entry.zero = static_cast<uint32_t>(bitmap >> 32);

@@ -103,8 +103,9 @@ Run wholeRun(const L2Format& format, const L2Entry& entry) {
   return {kindOf(entry.allocated != 0, entry.zero != 0, entry.hasHost), length, entry.host, entry.copied};
 }
 
-// How many entries from `next` on are the raw continuation of a uniform entry: same bitmap, and the same descriptor
-// (no host cluster) or that of the following host cluster. This is the loop that nearly all entries go through.
+// How many entries from `next` on are the raw continuation of a uniform entry: same bitmap, and the same
+// descriptor (no host cluster) or that of the following host cluster. This is the loop that nearly all
+// entries go through.
 size_t countAlike(const L2Format& format, Bytes table, size_t next, size_t end, uint64_t descriptor,
                   uint64_t bitmap, bool hasHost) {
   const uint64_t step = hasHost ? format.clusterSize() : 0;
@@ -145,7 +146,8 @@ bool appendSubclusters(const L2Format& format, const L2Entry& entry, RunWriter& 
     const unsigned alike = changes == 0 ? kSubclusters : lowestBit(changes);
     const unsigned length = std::min(alike, kSubclusters - at);
     const uint64_t host = entry.hasHost ? entry.host + (uint64_t{at} << bits) : 0;
-    if (!runs.append({kindOf(allocated, zero, entry.hasHost), uint64_t{length} << bits, host, entry.copied})) {
+    if (!runs.append(
+            {kindOf(allocated, zero, entry.hasHost), uint64_t{length} << bits, host, entry.copied})) {
       runs.restore(before);
       return false;
     }

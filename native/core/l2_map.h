@@ -22,8 +22,8 @@ constexpr size_t kRunStride = 4;
 // A single entry never needs more runs than this.
 constexpr size_t maxRunsPerEntry(const L2Format& format) { return format.extended ? kSubclusters : 1; }
 
-// Writes the runs of entries [first, first + count) to `out`, which must have room for maxRunsPerEntry, and returns how
-// many there are. Stops early, between two entries, when `out` has no room for the next entry.
+// Writes the runs of entries [first, first + count) to `out`, which must have room for maxRunsPerEntry, and
+// returns how many there are. Stops early, between two entries, when `out` has no room for the next entry.
 // `table` must hold the entries.
 size_t mapL2(const L2Format& format, Bytes table, size_t first, size_t count, Span<double> out);
 

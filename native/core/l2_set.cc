@@ -12,8 +12,8 @@ void store(const L2Format& format, MutableBytes table, size_t index, uint64_t de
   if (format.extended) storeBig(at + 8, bitmap);
 }
 
-// Calls change(index, covered) for each entry the range touches, `covered` being a mask of its subclusters (all of them
-// for a standard entry).
+// Calls change(index, covered) for each entry the range touches, `covered` being a mask of its subclusters
+// (all of them for a standard entry).
 template <typename Change>
 void forEachEntry(const L2Format& format, GuestRange range, const Change& change) {
   const uint64_t end = range.start + range.length;
@@ -91,7 +91,8 @@ uint64_t maxCompressedLength(const L2Format& format, uint64_t host) {
   return sectors * kSector - host % kSector;
 }
 
-void l2SetCompressed(const L2Format& format, MutableBytes table, size_t index, uint64_t host, uint64_t length) {
+void l2SetCompressed(const L2Format& format, MutableBytes table, size_t index, uint64_t host,
+                     uint64_t length) {
   const MutableBytes entries = table.subspan(0, (index + 1) * format.entrySize());
   const uint64_t extraSectors = (host % kSector + length - 1) / kSector;
   store(format, entries, index, kCompressed | extraSectors << format.compressedOffsetBits() | host, 0);

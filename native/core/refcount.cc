@@ -82,7 +82,8 @@ auto* checked(View block, unsigned order, size_t end) {
   return block.data();
 }
 
-// The first index in [first, end) that is wanted; words of which skip() says that they hold none are passed over whole.
+// The first index in [first, end) that is wanted; words of which skip() says that they hold none are passed
+// over whole.
 template <typename W, typename Wanted, typename Skip>
 size_t scan(const unsigned char* data, size_t first, size_t end, const Wanted& wanted, const Skip& skip) {
   size_t index = first;

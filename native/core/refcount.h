@@ -22,7 +22,8 @@ uint64_t refcountGet(Bytes block, unsigned order, size_t index);
 void refcountSet(MutableBytes block, unsigned order, size_t first, size_t count, uint64_t value);
 
 constexpr size_t kAllAdded = SIZE_MAX;
-// Adds (or subtracts) `magnitude`. When a refcount would leave its range nothing is changed and its index is returned.
+// Adds (or subtracts) `magnitude`. When a refcount would leave its range nothing is changed and its index is
+// returned.
 size_t refcountAdd(MutableBytes block, unsigned order, size_t first, size_t count, bool subtract,
                    uint64_t magnitude);
 

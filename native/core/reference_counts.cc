@@ -9,7 +9,8 @@
 
 namespace qcow2 {
 
-std::unique_ptr<ReferenceCounts> ReferenceCounts::create(uint64_t clusters, unsigned clusterBits, uint64_t limit) {
+std::unique_ptr<ReferenceCounts> ReferenceCounts::create(uint64_t clusters, unsigned clusterBits,
+                                                         uint64_t limit) {
   std::unique_ptr<ReferenceCounts> counts(new ReferenceCounts(clusterBits, limit));
   if (!counts->extend(clusters)) return nullptr;
   return counts;

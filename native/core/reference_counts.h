@@ -9,12 +9,13 @@
 
 namespace qcow2 {
 
-// Counters live in pages that are allocated when a cluster of theirs is first counted. A page is laid out as a refcount
-// block of 8-bit refcounts; when one of them no longer fits, the whole page is widened to 16, 32 or 64 bits.
+// Counters live in pages that are allocated when a cluster of theirs is first counted. A page is laid out as
+// a refcount block of 8-bit refcounts; when one of them no longer fits, the whole page is widened to 16, 32
+// or 64 bits.
 class ReferenceCounts {
  public:
-  // Counts clusters [0, clusters) of 2^clusterBits bytes each. The page directory and the pages together take at most
-  // `limit` bytes. Null when the directory alone takes more.
+  // Counts clusters [0, clusters) of 2^clusterBits bytes each. The page directory and the pages together take
+  // at most `limit` bytes. Null when the directory alone takes more.
   static std::unique_ptr<ReferenceCounts> create(uint64_t clusters, unsigned clusterBits, uint64_t limit);
 
   uint64_t clusters() const { return clusters_; }
@@ -22,7 +23,8 @@ class ReferenceCounts {
   // Bytes taken so far.
   uint64_t bytes() const { return bytes_; }
 
-  // Counts `times` references to a cluster below clusters(). False, changing nothing, when the limit would be passed.
+  // Counts `times` references to a cluster below clusters(). False, changing nothing, when the limit would be
+  // passed.
   bool add(uint64_t cluster, uint64_t times) {
     Page& page = pages_[cluster >> kPageBits];
     if (page.order == kNarrowest) {
@@ -35,7 +37,8 @@ class ReferenceCounts {
     return addSlowly(page, static_cast<size_t>(cluster & (kPageClusters - 1)), times);
   }
 
-  // Where the counter of a cluster (of any number) lies in memory, for prefetching; null when there is none yet.
+  // Where the counter of a cluster (of any number) lies in memory, for prefetching; null when there is none
+  // yet.
   const unsigned char* counterOf(uint64_t cluster) const {
     if (cluster >= clusters_) return nullptr;
     const Page& page = pages_[cluster >> kPageBits];
@@ -49,7 +52,8 @@ class ReferenceCounts {
   // 0 past the last cluster.
   uint64_t get(uint64_t cluster) const;
 
-  // The first cluster in [first, end) that is counted / not counted, else `end`. Those past the last are not counted.
+  // The first cluster in [first, end) that is counted / not counted, else `end`. Those past the last are not
+  // counted.
   uint64_t nextUsed(uint64_t first, uint64_t end) const;
   uint64_t nextFree(uint64_t first, uint64_t end) const;
 
@@ -70,7 +74,9 @@ class ReferenceCounts {
 
   ReferenceCounts(unsigned clusterBits, uint64_t limit) : clusterBits_(clusterBits), limit_(limit) {}
 
-  static constexpr size_t pageBytes(unsigned order) { return static_cast<size_t>(kPageClusters << order >> 3); }
+  static constexpr size_t pageBytes(unsigned order) {
+    return static_cast<size_t>(kPageClusters << order >> 3);
+  }
   static Bytes view(const Page& page) { return {page.counts.get(), pageBytes(page.order)}; }
   bool addSlowly(Page& page, size_t index, uint64_t times);
   bool widen(Page& page, unsigned char order);

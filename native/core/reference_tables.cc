@@ -1,4 +1,5 @@
-// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks and COPIED.
+// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks
+// and COPIED.
 #include "core/reference_tables.h"
 
 #include <algorithm>
@@ -15,8 +16,8 @@
 namespace qcow2 {
 namespace {
 
-void writeProblem(L2Summary& summary, Span<double> problems, uint64_t number, size_t index, InvalidEntry reason,
-                  uint64_t host) {
+void writeProblem(L2Summary& summary, Span<double> problems, uint64_t number, size_t index,
+                  InvalidEntry reason, uint64_t host) {
   const uint64_t room = problems.size() / kProblemStride;
   if (summary.problems < room) {
     const Span<double> slot =
@@ -41,12 +42,12 @@ void summarize(const L2Entry& entry, uint64_t& nextHost, L2Summary& summary) {
   }
 }
 
-// How many entries ahead counters are fetched: in a shuffled image each lies somewhere else, and waiting for memory is
-// most of the work.
+// How many entries ahead counters are fetched: in a shuffled image each lies somewhere else, and waiting for
+// memory is most of the work.
 constexpr size_t kLookahead = 24;
 
-const unsigned char* counterAhead(const ReferenceCounts& counts, const L2Format& format, Bytes table, size_t entries,
-                                  size_t index) {
+const unsigned char* counterAhead(const ReferenceCounts& counts, const L2Format& format, Bytes table,
+                                  size_t entries, size_t index) {
   const size_t ahead = index + kLookahead;
   if (ahead >= entries) return nullptr;
   return counts.counterOf((loadDescriptor(format, table, ahead) & kHostMask) >> format.clusterBits);
@@ -78,8 +79,8 @@ Counted addRange(ReferenceCounts& counts, uint64_t host, uint64_t length, uint64
   return Counted::all;
 }
 
-Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number, uint64_t times,
-                   L2Summary& summary, Span<double> problems) {
+Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number,
+                   uint64_t times, L2Summary& summary, Span<double> problems) {
   const size_t entries = table.size() / format.entrySize();
   uint64_t nextHost = 0;
   for (size_t index = 0; index < entries; ++index) {
@@ -103,8 +104,8 @@ Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table,
   return Counted::all;
 }
 
-size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster, size_t first,
-                    Span<double> out) {
+size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
+                    size_t first, Span<double> out) {
   const size_t entries = static_cast<size_t>(refcountsIn(block.size(), order));
   const size_t room = out.size() / kMismatchStride;
   size_t found = 0;

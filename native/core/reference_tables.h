@@ -1,4 +1,5 @@
-// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks and COPIED.
+// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks
+// and COPIED.
 #ifndef QCOW2_CORE_REFERENCE_TABLES_H_
 #define QCOW2_CORE_REFERENCE_TABLES_H_
 
@@ -9,8 +10,8 @@ namespace qcow2 {
 
 // What the entries of L2 tables are; invalid entries are only among the problems.
 struct L2Summary {
-  // Standard clusters that have a host cluster, and of these the ones that do not lie right behind the one before in the
-  // same table.
+  // Standard clusters that have a host cluster, and of these the ones that do not lie right behind the one
+  // before in the same table.
   uint64_t allocated = 0;
   uint64_t fragmented = 0;
   uint64_t compressed = 0;
@@ -24,30 +25,32 @@ constexpr size_t kProblemStride = 4;
 
 enum class Counted : uint8_t { all, limitPassed };
 
-// Counts every host cluster that [host, host + length) touches, `times` times. Sets `pastEnd` when some lie past the last
-// one; those are not counted.
+// Counts every host cluster that [host, host + length) touches, `times` times. Sets `pastEnd` when some lie
+// past the last one; those are not counted.
 Counted addRange(ReferenceCounts& counts, uint64_t host, uint64_t length, uint64_t times, bool* pastEnd);
 
-// Counts what the entries of an L2 table refer to (nothing when it lies in an external data file), adding to `summary`.
-// Problems are written to `problems` as long as there is room, and told to be those of table number `number`.
-Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number, uint64_t times,
-                   L2Summary& summary, Span<double> problems);
+// Counts what the entries of an L2 table refer to (nothing when it lies in an external data file), adding to
+// `summary`. Problems are written to `problems` as long as there is room, and told to be those of table
+// number `number`.
+Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number,
+                   uint64_t times, L2Summary& summary, Span<double> problems);
 
 // Numbers per mismatch: first cluster, how many are alike, stored refcount, counted references.
 constexpr size_t kMismatchStride = 4;
-// Compares the refcounts of a block from index `first` on; index 0 is cluster `firstCluster`. Returns the number of
-// mismatches; when `out` is full more may follow.
-size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster, size_t first,
-                    Span<double> out);
+// Compares the refcounts of a block from index `first` on; index 0 is cluster `firstCluster`. Returns the
+// number of mismatches; when `out` is full more may follow.
+size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
+                    size_t first, Span<double> out);
 
 constexpr uint64_t kAllFit = ~uint64_t{0};
-// Writes the counts as the refcounts of a block. Returns the first cluster whose count does not fit, else kAllFit.
+// Writes the counts as the refcounts of a block. Returns the first cluster whose count does not fit, else
+// kAllFit.
 uint64_t fillBlock(const ReferenceCounts& counts, MutableBytes block, unsigned order, uint64_t firstCluster);
 
 // Numbers per entry with a wrong COPIED flag: index, and the right flag as 1 or 0.
 constexpr size_t kCopiedStride = 2;
-// Checks the entries from index `first` on; leaves out invalid ones, save those that have COPIED and no host cluster.
-// Returns the number found; when `out` is full more may follow.
+// Checks the entries from index `first` on; leaves out invalid ones, save those that have COPIED and no host
+// cluster. Returns the number found; when `out` is full more may follow.
 size_t copiedMismatches(const ReferenceCounts& counts, const L2Format& format, Bytes table, size_t first,
                         Span<double> out);
 

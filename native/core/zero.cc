@@ -8,8 +8,8 @@
 namespace qcow2 {
 namespace {
 
-// Data is looked at in blocks of this size: without branches inside, which compilers turn into vector code, and with an
-// early exit between two of them.
+// Data is looked at in blocks of this size: without branches inside, which compilers turn into vector code,
+// and with an early exit between two of them.
 constexpr size_t kBlock = 256;
 
 bool isZeroBlock(const unsigned char* block) {

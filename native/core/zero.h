@@ -9,9 +9,9 @@ namespace qcow2 {
 // Whether every byte is 0.
 bool isZero(Bytes data);
 
-// Splits data into alternating runs of non-zero and zero blocks of `granularity` bytes (not 0; the last block may be
-// shorter). Writes the end offset of each run to `out`, the first run being non-zero and perhaps empty; returns how many.
-// Stops early when `out` is full.
+// Splits data into alternating runs of non-zero and zero blocks of `granularity` bytes (not 0; the last block
+// may be shorter). Writes the end offset of each run to `out`, the first run being non-zero and perhaps
+// empty; returns how many. Stops early when `out` is full.
 size_t zeroRuns(Bytes data, size_t granularity, Span<double> out);
 
 }  // namespace qcow2
