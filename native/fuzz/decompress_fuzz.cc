@@ -10,6 +10,7 @@
 namespace {
 
 constexpr size_t kCluster = 4096;
+constexpr qcow2::Codec kCodecs[] = {qcow2::Codec::kDeflate, qcow2::Codec::kZstd};
 
 void roundTrip(qcow2::CodecContext& context, qcow2::Codec codec, const std::vector<unsigned char>& cluster) {
   std::vector<unsigned char> packed(kCluster - 1);
@@ -24,7 +25,7 @@ void roundTrip(qcow2::CodecContext& context, qcow2::Codec codec, const std::vect
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static qcow2::CodecContext context;
-  for (const qcow2::Codec codec : {qcow2::Codec::kDeflate, qcow2::Codec::kZstd}) {
+  for (const qcow2::Codec codec : kCodecs) {
     // A buffer of exactly one cluster lets AddressSanitizer see a write past it.
     std::vector<unsigned char> cluster(kCluster);
     if (context.decode(codec, {data, size}, {cluster.data(), kCluster}) == qcow2::DecodeResult::kOk) {
