@@ -1,5 +1,6 @@
 /** The options of opening and creating an image. Types only. */
 import type { FileHandle } from 'node:fs/promises';
+import type { CreateLuksOptions } from './io/encryption/luks-create.js';
 import type { Storage } from './storage/storage.js';
 
 /** Where an image is: a path, a `file:` URL, an open handle, or anything with positional reads and writes. */
@@ -33,7 +34,9 @@ export interface OpenOptions {
   /** `r` (default) never changes the image; `r+` allows writing. */
   mode?: 'r' | 'r+';
   resolve?: ResolvePolicy;
-  /** Passphrase of an encrypted image. */
+  /** The external data file, in place of the one the image names. */
+  dataFile?: Source;
+  /** Passphrase of an encrypted image. Without it everything but guest data can be looked at. */
   secret?: string | Uint8Array;
   /** Memory for L2 tables and refcount blocks, bytes; 32 MiB by default. */
   cacheBytes?: number;
@@ -41,25 +44,15 @@ export interface OpenOptions {
   lock?: boolean;
   /**
    * What to open when the image names a backing file: `full` (default) opens the chain; `none` opens this layer alone,
-   * and unallocated ranges read as zeros. For looking at metadata.
+   * unallocated ranges read as zeros, and writing is refused. For looking at metadata.
    */
   backing?: 'full' | 'none';
   /** Opens an image whose refcounts are damaged or that is marked corrupt, for check and repair; never for guest writes. */
   forRepair?: boolean;
 }
 
-export interface LuksOptions {
-  /** Passphrase of key slot 0. */
-  secret: string | Uint8Array;
-  /** aes-256 by default. */
-  cipherAlg?: 'aes-128' | 'aes-192' | 'aes-256';
-  cipherMode?: 'xts' | 'cbc' | 'ecb';
-  ivgenAlg?: 'plain' | 'plain64' | 'essiv';
-  ivgenHashAlg?: string;
-  hashAlg?: string;
-  /** Milliseconds of key derivation an unlock shall cost; 2000 by default. */
-  iterTimeMs?: number;
-}
+/** How an image is to be encrypted with LUKS. */
+export type LuksOptions = CreateLuksOptions;
 
 export interface CreateOptions {
   /** 3 by default. */
@@ -73,14 +66,19 @@ export interface CreateOptions {
   /** zlib by default. */
   compressionType?: 'zlib' | 'zstd';
   preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
-  /** The backing file's name as it is to stand in the image, and its format. Nothing is opened: give the size. */
-  backing?: { name: string; format?: ImageFormat };
-  /** An external data file: the name to be stored, and whether it is to stay readable as a raw image. */
-  dataFile?: { name: string; raw?: boolean; storage?: Source };
+  /**
+   * The backing file: its name as it is to stand in the image (relative names start from the image's directory) and its
+   * format. It is opened with the new image, but nothing that it names in turn is unless `resolve` allows it. With
+   * `unchecked` it need not be there; the returned disk can be read, as if it stood alone, but not written.
+   */
+  backing?: { name: string; format?: ImageFormat; unchecked?: boolean };
+  /**
+   * An external data file: the name to be stored and whether it is to stay readable as a raw image. It is made anew at
+   * `source`, or where the name says.
+   */
+  dataFile?: { name: string; raw?: boolean; source?: Source };
   encryption?: LuksOptions;
-  /** Fails when the target exists; by default it is overwritten. */
-  exclusive?: boolean;
-  /** How the created image resolves `backing` and `dataFile` when it is returned open. */
+  /** What the backing file of the new image may open in turn; see {@link OpenOptions.resolve}. */
   resolve?: ResolvePolicy;
   cacheBytes?: number;
   lock?: boolean;

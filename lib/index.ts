@@ -1,0 +1,37 @@
+/** The public face of the package. Start at {@link open} and {@link create}. */
+export { create, open, openDisk, Qcow2, type WriteOptions } from './qcow2.js';
+export type {
+  ByteRange,
+  Disk,
+  Extent,
+  ExtentQuery,
+  ExtentType,
+  Job,
+  Op,
+  Progress,
+  WritableDisk,
+} from './disk.js';
+export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
+export type { Header } from './format/header.js';
+export { RawDisk } from './io/raw-disk.js';
+export type {
+  ImageInfo,
+  BitmapInfo,
+  EncryptionInfo,
+  KeySlotInfo,
+  SnapshotInfo,
+} from './operations/info-report.js';
+export type { CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
+export type { ResizeOptions } from './operations/resize.js';
+export type {
+  CreateOptions,
+  ImageFormat,
+  LuksOptions,
+  OpenOptions,
+  Reference,
+  ResolvePolicy,
+  Source,
+} from './options.js';
+export { FileStorage } from './storage/file.js';
+export { MemoryStorage } from './storage/memory.js';
+export type { Storage } from './storage/storage.js';

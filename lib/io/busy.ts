@@ -1,0 +1,21 @@
+/** Counts requests under way, so that closing can wait for them. */
+export class Busy {
+  #count = 0;
+  #idle: (() => void)[] = [];
+
+  /** Runs a request; what it throws at once becomes a rejection, too. */
+  async during<T>(work: () => Promise<T>): Promise<T> {
+    this.#count++;
+    try {
+      return await work();
+    } finally {
+      this.#count--;
+      if (this.#count === 0) for (const wake of this.#idle.splice(0)) wake();
+    }
+  }
+
+  /** Resolves when no request is under way. */
+  async idle(): Promise<void> {
+    if (this.#count > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+  }
+}

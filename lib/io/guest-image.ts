@@ -1,0 +1,30 @@
+/** An image together with all that a guest request needs: locks, backing disk, cipher, decoded clusters. */
+import type { Disk } from '../disk.js';
+import type { Image } from '../metadata/image.js';
+import type { CompressedSpace } from './compressed-space.js';
+import type { DecodedClusters } from './decoded-clusters.js';
+import type { SectorCipher } from './encryption/sector-cipher.js';
+import type { RangeLock } from './range-lock.js';
+
+/** Encryption of guest data, and what the sector number that goes into it counts. */
+export interface DataCipher {
+  readonly cipher: SectorCipher;
+  /** `host`: the place in the file (LUKS); `guest`: the place on the disk (legacy AES). */
+  readonly sectors: 'host' | 'guest';
+}
+
+/** What must be told of every change to guest data, such as enabled bitmaps. */
+export interface ChangeListener {
+  /** Called before guest bytes [start, end) change. Resolves when they may. */
+  changing(start: number, end: number): Promise<void> | undefined;
+}
+
+export interface GuestImage {
+  readonly image: Image;
+  readonly locks: RangeLock;
+  readonly decoded: DecodedClusters;
+  readonly compressedSpace: CompressedSpace;
+  readonly backing: Disk | null;
+  readonly cipher: DataCipher | null;
+  readonly changes: ChangeListener | null;
+}

@@ -1,0 +1,61 @@
+/**
+ * Locks on guest ranges: `shared` keeps the mapping of a range as it is (reads, writes in place), `exclusive` is for
+ * changing it. First come, first served, so nobody starves.
+ */
+
+interface Entry {
+  readonly start: number;
+  readonly end: number;
+  readonly exclusive: boolean;
+  granted: boolean;
+  grant: () => void;
+}
+
+/** Gives a lock back; call it once. */
+export type Unlock = () => void;
+
+export class RangeLock {
+  /** In order of asking: granted ones and those that wait. */
+  #entries: Entry[] = [];
+
+  /** For guest bytes [start, end), beside others that share. */
+  shared(start: number, end: number): Promise<Unlock> | Unlock {
+    return this.#lock(start, end, false);
+  }
+
+  /** For guest bytes [start, end), alone. */
+  exclusive(start: number, end: number): Promise<Unlock> | Unlock {
+    return this.#lock(start, end, true);
+  }
+
+  #lock(start: number, end: number, exclusive: boolean): Promise<Unlock> | Unlock {
+    const entry: Entry = { start, end, exclusive, granted: false, grant: () => undefined };
+    const free = !this.#entries.some((other) => conflicts(other, entry));
+    this.#entries.push(entry);
+    const unlock = (): void => this.#unlock(entry);
+    if (free) {
+      entry.granted = true;
+      return unlock;
+    }
+    return new Promise((resolve) => {
+      entry.grant = () => {
+        entry.granted = true;
+        resolve(unlock);
+      };
+    });
+  }
+
+  #unlock(entry: Entry): void {
+    const index = this.#entries.indexOf(entry);
+    this.#entries.splice(index, 1);
+    for (let i = index; i < this.#entries.length; i++) {
+      const waiting = this.#entries[i];
+      if (waiting === undefined || waiting.granted) continue;
+      if (!this.#entries.slice(0, i).some((other) => conflicts(other, waiting))) waiting.grant();
+    }
+  }
+}
+
+function conflicts(a: Entry, b: Entry): boolean {
+  return (a.exclusive || b.exclusive) && a.start < b.end && b.start < a.end;
+}

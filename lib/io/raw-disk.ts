@@ -1,0 +1,98 @@
+/** A raw image as a disk: guest offsets are file offsets, and holes in the file are zeros. */
+import type { Readable } from 'node:stream';
+import type { ByteRange, Extent, ExtentQuery, Op, WritableDisk } from '../disk.js';
+import { Qcow2Error } from '../errors.js';
+import { readPadded, type Storage } from '../storage/storage.js';
+import { checkRange, createReadStream, nextData, nextHole, queryRange } from './disk-queries.js';
+
+const zeroBlock = new Uint8Array(64 * 1024);
+
+export class RawDisk implements WritableDisk {
+  readonly size: number;
+  readonly storage: Storage;
+  readonly #owned: boolean;
+
+  /** @param owned whether closing the disk closes the storage */
+  constructor(storage: Storage, size: number, owned: boolean) {
+    this.storage = storage;
+    this.size = size;
+    this.#owned = owned;
+  }
+
+  async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+    op.signal?.throwIfAborted();
+    const { start } = checkRange(this.size, position, buffer.length);
+    await readPadded(this.storage, buffer, start);
+  }
+
+  async write(data: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+    op.signal?.throwIfAborted();
+    const { start } = checkRange(this.size, position, data.length);
+    this.#assertWritable();
+    await this.storage.write(data, start);
+  }
+
+  async writeZeroes(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
+    const { start, end } = checkRange(this.size, position, length);
+    this.#assertWritable();
+    if (start === end || (await this.storage.punch?.(start, end - start)) === true) return;
+    for (let at = start; at < end; at += zeroBlock.length) {
+      op.signal?.throwIfAborted();
+      await this.storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), at);
+    }
+  }
+
+  async flush(): Promise<void> {
+    await this.storage.flush();
+  }
+
+  async *extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
+    const { start, end } = queryRange(this.size, query);
+    let at = start;
+    while (at < end) {
+      query.signal?.throwIfAborted();
+      const data = Math.min((await this.#nextData(at)) ?? end, end);
+      if (data > at) yield { start: at, length: data - at, type: 'zero', depth: 0, hostOffset: at };
+      if (data >= end) return;
+      const hole = Math.min(await this.#nextHole(data), end);
+      yield { start: data, length: hole - data, type: 'data', depth: 0, hostOffset: data };
+      at = hole;
+    }
+  }
+
+  nextData(position: number | bigint, op?: Op): Promise<number | null> {
+    return nextData(this, position, op);
+  }
+
+  nextHole(position: number | bigint, op?: Op): Promise<number> {
+    return nextHole(this, position, op);
+  }
+
+  createReadStream(range?: ByteRange & Op): Readable {
+    return createReadStream(this, range);
+  }
+
+  async close(): Promise<void> {
+    if (this.#owned) await this.storage.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #nextData(at: number): Promise<number | null> {
+    return this.storage.nextData === undefined ? at : this.storage.nextData(at);
+  }
+
+  async #nextHole(at: number): Promise<number> {
+    return this.storage.nextHole === undefined ? this.size : this.storage.nextHole(at);
+  }
+
+  #assertWritable(): void {
+    if (!this.storage.readOnly) return;
+    throw new Qcow2Error(
+      'ERR_QCOW2_READ_ONLY',
+      `${this.storage.name} is open read-only; open it with the mode 'r+'`,
+    );
+  }
+}

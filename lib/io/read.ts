@@ -1,0 +1,128 @@
+/** The way of a guest read: runs of the mapping, each becoming a read of the file, a fill, a decode or a read further down. */
+import type { Disk } from '../disk.js';
+import {
+  alignDown,
+  alignUp,
+  guestOffset,
+  hostOffset,
+  type GuestOffset,
+  type HostOffset,
+} from '../format/units.js';
+import { invalidRun, misplacedRun } from '../metadata/run.js';
+import { RunKind } from '../native.js';
+import { InFlight } from '../storage/settle.js';
+import { cryptSectorSize } from './encryption/sector-cipher.js';
+import type { GuestImage } from './guest-image.js';
+
+/** Fills `buffer` with guest bytes from `position` on. The caller holds a lock on the range. */
+export async function readGuest(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): Promise<void> {
+  const requests = new InFlight();
+  try {
+    await guest.image.mapping.visit(
+      position,
+      position + buffer.length,
+      false,
+      (kind, start, length, host, aux) => {
+        const part = buffer.subarray(start - position, start - position + length);
+        const request = readRun(guest, part, kind, start, host, aux);
+        if (request !== undefined) requests.add(request);
+      },
+    );
+  } finally {
+    await requests.settled();
+  }
+}
+
+function readRun(
+  guest: GuestImage,
+  part: Uint8Array,
+  kind: RunKind,
+  start: GuestOffset,
+  host: HostOffset,
+  aux: number,
+): Promise<void> | undefined {
+  switch (kind) {
+    case RunKind.data:
+      return readData(guest, part, start, host);
+    case RunKind.zero:
+    case RunKind.zeroAllocated:
+      part.fill(0);
+      return undefined;
+    case RunKind.unallocated:
+    case RunKind.unallocatedInCluster:
+      if (guest.backing !== null) return readBelow(guest.backing, part, start);
+      part.fill(0);
+      return undefined;
+    case RunKind.compressed:
+      return readCompressed(guest, part, start, host, aux);
+    case RunKind.invalid:
+      throw invalidRun(start, aux);
+  }
+}
+
+/** Reads what a disk has for a range; past its end there are zeros. */
+export async function readBelow(backing: Disk, part: Uint8Array, start: GuestOffset): Promise<void> {
+  const there = Math.min(part.length, Math.max(0, backing.size - start));
+  part.fill(0, there);
+  if (there > 0) await backing.read(part.subarray(0, there), start);
+}
+
+async function readData(
+  guest: GuestImage,
+  part: Uint8Array,
+  start: GuestOffset,
+  host: HostOffset,
+): Promise<void> {
+  checkPlace(guest, start, host, part.length);
+  if (guest.cipher === null) return readInFile(guest, part, start, host);
+  const { cipher, sectors } = guest.cipher;
+  const lead = start % cryptSectorSize;
+  const length = alignUp(lead + part.length, cryptSectorSize);
+  const whole = length === part.length ? part : new Uint8Array(length);
+  await readInFile(guest, whole, guestOffset(start - lead), hostOffset(host - lead));
+  cipher.decrypt(whole, ((sectors === 'host' ? host : start) - lead) / cryptSectorSize);
+  if (whole !== part) part.set(whole.subarray(lead, lead + part.length));
+}
+
+/** The last host cluster of a file may be only partly there and reads as zeros past the end; a whole one may not be missing. */
+async function readInFile(
+  guest: GuestImage,
+  part: Uint8Array,
+  start: GuestOffset,
+  host: HostOffset,
+): Promise<void> {
+  const { dataStorage, geometry, hasDataFile } = guest.image;
+  const got = await dataStorage.read(part, host);
+  if (got === part.length) return;
+  part.fill(0, got);
+  const lastCluster = alignDown(host + part.length - 1, geometry.clusterSize);
+  if (!hasDataFile && lastCluster >= (await dataStorage.size())) {
+    throw misplacedRun(start, host, `and the file ends before ${lastCluster + geometry.clusterSize}`);
+  }
+}
+
+async function readCompressed(
+  guest: GuestImage,
+  part: Uint8Array,
+  start: GuestOffset,
+  host: HostOffset,
+  length: number,
+): Promise<void> {
+  const { clusterSize } = guest.image.geometry;
+  const clusterStart = guestOffset(alignDown(start, clusterSize));
+  checkPlace(guest, clusterStart, host, length);
+  const cluster = await guest.decoded.get(host, length, clusterStart);
+  part.set(cluster.subarray(start - clusterStart, start - clusterStart + part.length));
+}
+
+/** Refuses entries that take metadata for guest data, and with an external data file any place but the guest's own. */
+export function checkPlace(guest: GuestImage, start: GuestOffset, host: HostOffset, length: number): void {
+  const { image } = guest;
+  if (image.hasDataFile) {
+    if (host !== hostOffset(start))
+      throw misplacedRun(start, host, 'not the place of the guest offset in the data file');
+    return;
+  }
+  const taken = image.reserved.overlap(host, length);
+  if (taken !== undefined) throw misplacedRun(start, host, `where the ${taken} is`);
+}

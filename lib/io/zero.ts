@@ -1,0 +1,180 @@
+/** Making guest ranges read as zeros, by changing entries where whole (sub)clusters are concerned. */
+import { hasFeature } from '../format/features.js';
+import { alignDown, alignUp, guestOffset, type GuestOffset } from '../format/units.js';
+import type { Run } from '../metadata/run.js';
+import { L2Flag, native, RunKind } from '../native.js';
+import type { GuestImage } from './guest-image.js';
+import { releaseRuns } from './release.js';
+import { checkRun, writeLocked } from './write.js';
+
+const zeroBlock = new Uint8Array(64 * 1024);
+
+export interface ZeroOptions {
+  /** Gives the space back to the file system, too. */
+  punch: boolean;
+  /** Forgets whole clusters even where a backing disk shows through then: for what lies past the end of the disk. */
+  forget?: boolean;
+}
+
+/** Makes guest bytes [start, end) zeros. The caller holds no lock. */
+export async function zeroGuest(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  options: ZeroOptions,
+): Promise<void> {
+  const { geometry, mapping, committer } = guest.image;
+  // Without a backing disk there is nothing to do where there is no L2 table.
+  const skipsEmpty = guest.backing === null && !hasFeature(guest.image.header, 'rawExternal');
+  let at = start;
+  while (at < end) {
+    if (skipsEmpty) at = mapping.nextTable(guestOffset(at), end);
+    if (at >= end) return;
+    await committer.relieve();
+    const stop = Math.min(end, mapping.sliceEnd(guestOffset(at)));
+    const unlock = await guest.locks.exclusive(
+      alignDown(at, geometry.clusterSize),
+      alignUp(stop, geometry.clusterSize),
+    );
+    try {
+      await zeroLocked(guest, at, stop, options);
+    } finally {
+      unlock();
+    }
+    at = stop;
+  }
+}
+
+/** Makes guest bytes [start, end) zeros. The caller holds the exclusive lock on their clusters. */
+export async function zeroLocked(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  options: ZeroOptions,
+): Promise<void> {
+  const { clusterSize, subclusterSize } = guest.image.geometry;
+  const { header } = guest.image;
+  if (end <= start) return;
+  if (hasFeature(header, 'rawExternal')) await zeroDataFile(guest, start, end, options);
+  // The part of the last cluster past the end of the disk belongs to nobody: zero it along.
+  const diskEnd = end === header.size ? alignUp(end, clusterSize) : end;
+  const from = Math.min(alignUp(start, subclusterSize), diskEnd);
+  const to = Math.max(alignDown(diskEnd, subclusterSize), from);
+  const wholeFrom = Math.min(alignUp(from, clusterSize), to);
+  const wholeTo = Math.max(alignDown(to, clusterSize), wholeFrom);
+  await writeZeros(guest, start, Math.min(from, end));
+  await zeroSubclusters(guest, from, wholeFrom);
+  await zeroClusters(guest, wholeFrom, wholeTo, options);
+  await zeroSubclusters(guest, wholeTo, to);
+  await writeZeros(guest, to, end);
+}
+
+/** Zeros a part of one extended cluster, which keeps its host cluster for the rest. */
+async function zeroSubclusters(guest: GuestImage, start: number, end: number): Promise<void> {
+  if (start >= end) return;
+  for (const run of await guest.image.mapping.collect(guestOffset(start), end)) {
+    if (isZeroAlready(guest, run)) continue;
+    checkRun(guest, run);
+    if (run.kind === RunKind.compressed) await writeZeros(guest, run.start, run.start + run.length);
+    else await setZero(guest, run.start, run.length, 'keep-host');
+  }
+}
+
+/** Zeros whole clusters and lets go of what they had. */
+async function zeroClusters(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  options: ZeroOptions,
+): Promise<void> {
+  if (start >= end) return;
+  const treatment = options.forget === true ? 'forget' : wholeTreatment(guest);
+  const runs = await guest.image.mapping.collect(guestOffset(start), end);
+  for (const group of groupsToZero(guest, runs)) {
+    const last = group.at(-1);
+    const [first] = group;
+    if (first === undefined || last === undefined) continue;
+    const length = last.start + last.length - first.start;
+    if (treatment === 'write') {
+      await writeZeros(guest, first.start, Math.min(first.start + length, guest.image.header.size));
+      continue;
+    }
+    await setZero(guest, first.start, length, treatment);
+    releaseRuns(guest, group, options.punch);
+  }
+}
+
+/**
+ * Neighbouring runs that do not read as zeros yet. A cluster with a place in the file has no run that counts as zero
+ * already, so groups that have something to let go of begin and end at clusters.
+ */
+function groupsToZero(guest: GuestImage, runs: readonly Run[]): Run[][] {
+  const groups: Run[][] = [];
+  let open = false;
+  for (const run of runs) {
+    if (isZeroAlready(guest, run)) {
+      open = false;
+      continue;
+    }
+    checkRun(guest, run);
+    if (open) groups.at(-1)?.push(run);
+    else groups.push([run]);
+    open = true;
+  }
+  return groups;
+}
+
+function isZeroAlready(guest: GuestImage, run: Run): boolean {
+  if (run.kind === RunKind.zero) return true;
+  return run.kind === RunKind.unallocated && !(guest.backing !== null && run.start < guest.backing.size);
+}
+
+/** What becomes of an entry; `write` is for version 2, which cannot say that a cluster hides its backing with zeros. */
+type Treatment = 'forget' | 'drop-host' | 'keep-host';
+
+function wholeTreatment(guest: GuestImage): Treatment | 'write' {
+  if (guest.backing === null) return 'forget';
+  return (guest.image.mapping.l2Flags & (L2Flag.zeroFlag | L2Flag.extended)) !== 0 ? 'drop-host' : 'write';
+}
+
+async function setZero(
+  guest: GuestImage,
+  start: GuestOffset,
+  length: number,
+  treatment: Treatment,
+): Promise<void> {
+  const { mapping, allocator, committer, geometry } = guest.image;
+  const flags = mapping.l2Flags;
+  await mapping.modify(start, length, allocator, committer, (table, at, part) => {
+    if (treatment === 'forget') native.l2SetUnallocated(table, flags, geometry.clusterBits, at, part);
+    else native.l2SetZero(table, flags, geometry.clusterBits, at, part, treatment === 'keep-host');
+  });
+}
+
+/** Stores zeros in [start, end), where they are not there already. */
+async function writeZeros(guest: GuestImage, start: number, end: number): Promise<void> {
+  if (start >= end || (await readsAsZeros(guest, start, end))) return;
+  for (let at = start; at < end; at += zeroBlock.length) {
+    await writeLocked(guest, zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), guestOffset(at));
+  }
+}
+
+async function readsAsZeros(guest: GuestImage, start: number, end: number): Promise<boolean> {
+  const runs = await guest.image.mapping.collect(guestOffset(start), end);
+  return runs.every((run) => run.kind === RunKind.zeroAllocated || isZeroAlready(guest, run));
+}
+
+/** A raw data file must read the same without the image, so the zeros go there as well. */
+async function zeroDataFile(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  { punch }: ZeroOptions,
+): Promise<void> {
+  const { dataStorage, committer } = guest.image;
+  committer.dataWritten();
+  if (punch && (await dataStorage.punch?.(start, end - start)) === true) return;
+  for (let at = start; at < end; at += zeroBlock.length) {
+    await dataStorage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), at);
+  }
+}

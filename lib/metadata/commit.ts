@@ -1,0 +1,289 @@
+/**
+ * The order in which changed metadata reaches storage. Changes gather in memory; a commit copies all of them at one
+ * moment and writes the copies as
+ *
+ *   data, refcounts | refcount table | L2 tables | L1 table | free what was dropped        (`|` is a barrier)
+ *
+ * so nothing durable ever refers to a cluster whose refcount or content is not. Guest data is always written before the
+ * L2 entry for it changes in memory, so the copy never runs ahead of the data.
+ */
+import { Qcow2Error } from '../errors.js';
+import type { Geometry } from '../format/geometry.js';
+import type { HostOffset } from '../format/units.js';
+import { settleAll } from '../storage/settle.js';
+import { writeAll, type Storage } from '../storage/storage.js';
+import type { Mapping } from './mapping.js';
+import { Mutex } from './mutex.js';
+import { PendingFrees, type FreeRun } from './pending-frees.js';
+import type { Refcounts } from './refcounts.js';
+import type { Reserved } from './reserved.js';
+import type { DirtyPiece } from './table-cache.js';
+
+/** Bytes to be written somewhere, copied from memory. */
+interface Piece {
+  readonly bytes: Uint8Array;
+  readonly position: number;
+}
+
+/** Everything one commit has to write. */
+interface Batch {
+  readonly refcounts: DirtyPiece[];
+  readonly refcountTable: Piece | undefined;
+  readonly l2: DirtyPiece[];
+  readonly l1: Piece | undefined;
+  readonly frees: FreeRun[];
+  readonly data: boolean;
+}
+
+export interface CommitterParts {
+  readonly storage: Storage;
+  /** Where guest data goes; the same as `storage` without an external data file. */
+  readonly dataStorage: Storage;
+  readonly geometry: Geometry;
+  readonly refcounts: Refcounts;
+  readonly mapping: Mapping;
+  readonly reserved: Reserved;
+  /** Lazy refcounts: sets the image's DIRTY bit, so that refcounts may be written late. Absent otherwise. */
+  readonly markDirty?: () => Promise<void>;
+}
+
+export type FreedListener = (firstCluster: number, count: number) => void;
+
+/** Dropped clusters that may wait before a commit is due on their account. */
+const maxPendingFrees = 4096;
+
+export class Committer {
+  readonly #parts: CommitterParts;
+  readonly #dirtyLimit: number;
+  readonly #mutex = new Mutex();
+  readonly #frees = new PendingFrees();
+  #next: Promise<void> | undefined;
+  readonly #freedListeners: FreedListener[] = [];
+  #dataWritten = false;
+  #failure: unknown;
+
+  /** @param dirtyLimit bytes of changed metadata in memory that make {@link relieve} commit */
+  constructor(parts: CommitterParts, dirtyLimit: number) {
+    this.#parts = parts;
+    this.#dirtyLimit = dirtyLimit;
+  }
+
+  /** Tells `listener` of every run of clusters that lost a reference and may be free now. */
+  onFreed(listener: FreedListener): void {
+    this.#freedListeners.push(listener);
+  }
+
+  /** Says that guest data was written, so that the next commit must make it durable. */
+  dataWritten(): void {
+    this.#dataWritten = true;
+  }
+
+  /** Drops one reference of each cluster that [offset, offset + length) touches, once nothing durable refers to them. */
+  freeLater(offset: HostOffset, length: number, punch: boolean): void {
+    const { clusterSize } = this.#parts.geometry;
+    const first = Math.floor(offset / clusterSize);
+    this.#frees.add(first, Math.ceil((offset + length) / clusterSize) - first, punch);
+  }
+
+  /** Resolves once everything done before the call is durable. A commit serves all who ask before it begins. */
+  flush(): Promise<void> {
+    this.#next ??= this.#mutex.run(async () => {
+      this.#next = undefined;
+      await this.#commit(false);
+    });
+    return this.#next;
+  }
+
+  /** Commits when so much has gathered that memory or free space would suffer. Call it holding no lock. */
+  async relieve(): Promise<void> {
+    const { mapping, refcounts } = this.#parts;
+    const dirty = mapping.cache.dirtyBytes + refcounts.cache.dirtyBytes;
+    if (dirty > this.#dirtyLimit || this.#frees.clusters > maxPendingFrees) await this.flush();
+  }
+
+  /** Commits, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. */
+  exclusive<T>(work: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(async () => {
+      await this.#commit(false);
+      return work();
+    });
+  }
+
+  /** Writes everything, late refcounts and freed clusters included, so that the image is clean. */
+  settle(): Promise<void> {
+    return this.#mutex.run(async () => {
+      await this.#commit(true);
+      // What the first commit freed changed refcounts again.
+      if (this.#parts.refcounts.cache.hasDirty) await this.#commit(true);
+    });
+  }
+
+  /** A durable point for everything written to the image file before. A failure is remembered: see rule 3 of the design. */
+  async barrier(): Promise<void> {
+    this.assertSound();
+    try {
+      await this.#parts.storage.flush();
+    } catch (error) {
+      this.#failure = error;
+      throw error;
+    }
+  }
+
+  /** Throws when an earlier barrier failed. */
+  assertSound(): void {
+    if (this.#failure === undefined) return;
+    throw new Qcow2Error(
+      'ERR_QCOW2_FAILED',
+      'An earlier flush of this image failed, so what was written since the last good one may be lost. ' +
+        'Close it, check the file and open it again',
+      { cause: this.#failure },
+    );
+  }
+
+  async #commit(everything: boolean): Promise<void> {
+    this.assertSound();
+    const batch = this.#take(everything);
+    try {
+      await this.#write(batch);
+    } catch (error) {
+      this.#putBack(batch);
+      throw error;
+    }
+    const { refcounts, mapping } = this.#parts;
+    refcounts.cache.written(batch.refcounts);
+    mapping.cache.written(batch.l2);
+    await this.#free(batch.frees);
+  }
+
+  #take(everything: boolean): Batch {
+    const { refcounts, mapping, markDirty } = this.#parts;
+    const late = markDirty !== undefined && !everything && refcounts.cache.dirtyBytes < this.#dirtyLimit;
+    const data = this.#dataWritten;
+    this.#dataWritten = false;
+    return {
+      refcounts: late ? [] : refcounts.cache.takeDirty(),
+      refcountTable: late
+        ? undefined
+        : copy(refcounts.tableBytes, refcounts.tableOffset, refcounts.dirtyTable.take()),
+      l2: mapping.cache.takeDirty(),
+      l1: copy(mapping.l1Bytes, mapping.l1Offset, mapping.dirtyL1.take()),
+      frees: this.#frees.take(),
+      data,
+    };
+  }
+
+  async #write(batch: Batch): Promise<void> {
+    const { storage, dataStorage, markDirty } = this.#parts;
+    const mapsChange = batch.l2.length > 0 || batch.l1 !== undefined;
+    if (mapsChange) await markDirty?.();
+    await writePieces(storage, batch.refcounts);
+    if (batch.data && dataStorage !== storage) await this.#flushData(dataStorage);
+    const mainChanged = (batch.data && dataStorage === storage) || batch.refcounts.length > 0;
+    if (mainChanged || mapsChange || batch.refcountTable !== undefined) await this.barrier();
+    for (const pieces of [batch.refcountTable, batch.l2, batch.l1]) {
+      const list = pieces === undefined ? [] : Array.isArray(pieces) ? pieces : [pieces];
+      if (list.length === 0) continue;
+      await writePieces(storage, list);
+      await this.barrier();
+    }
+  }
+
+  async #flushData(dataStorage: Storage): Promise<void> {
+    try {
+      await dataStorage.flush();
+    } catch (error) {
+      this.#failure = error;
+      throw error;
+    }
+  }
+
+  #putBack(batch: Batch): void {
+    const { refcounts, mapping } = this.#parts;
+    refcounts.cache.putBack(batch.refcounts);
+    mapping.cache.putBack(batch.l2);
+    if (batch.refcountTable !== undefined)
+      putBackRange(refcounts.dirtyTable, batch.refcountTable, refcounts.tableOffset);
+    if (batch.l1 !== undefined) putBackRange(mapping.dirtyL1, batch.l1, mapping.l1Offset);
+    this.#frees.putBack(batch.frees);
+    this.#dataWritten ||= batch.data;
+  }
+
+  /** Nothing durable refers to these clusters any more. Holes are punched while the refcount still keeps others away. */
+  async #free(runs: readonly FreeRun[]): Promise<void> {
+    const { storage, refcounts, reserved, geometry } = this.#parts;
+    const { clusterSize } = geometry;
+    for (const { first, count, punch } of runs) {
+      for (const run of await this.#lastReferences(first, count)) {
+        reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
+        if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
+      }
+      await refcounts.add(first, count, -1);
+      for (const listener of this.#freedListeners) listener(first, count);
+    }
+    if (runs.length === 0 || this.#parts.markDirty !== undefined) return;
+    const pieces = refcounts.cache.takeDirty();
+    try {
+      await writePieces(storage, pieces);
+      refcounts.cache.written(pieces);
+    } catch (error) {
+      refcounts.cache.putBack(pieces);
+      throw error;
+    }
+  }
+
+  /** The runs within a range whose refcount is 1 and about to become 0. */
+  async #lastReferences(first: number, count: number): Promise<{ first: number; count: number }[]> {
+    const found: { first: number; count: number }[] = [];
+    for (let cluster = first; cluster < first + count; cluster++) {
+      if ((await this.#parts.refcounts.get(cluster)) !== 1) continue;
+      const last = found.at(-1);
+      if (last !== undefined && last.first + last.count === cluster) last.count++;
+      else found.push({ first: cluster, count: 1 });
+    }
+    return found;
+  }
+}
+
+function copy(
+  table: Uint8Array,
+  offset: HostOffset,
+  range: { start: number; end: number } | undefined,
+): Piece | undefined {
+  if (range === undefined) return undefined;
+  return { bytes: table.slice(range.start, range.end), position: offset + range.start };
+}
+
+function putBackRange(
+  dirty: { add: (start: number, end: number) => void },
+  piece: Piece,
+  offset: HostOffset,
+): void {
+  dirty.add(piece.position - offset, piece.position - offset + piece.bytes.length);
+}
+
+/** Writes pieces sorted by position, neighbours together, a few requests at a time. */
+async function writePieces(storage: Storage, pieces: readonly Piece[]): Promise<void> {
+  const maxInFlight = 8;
+  const maxRequest = 1024 * 1024;
+  let inFlight: Promise<void>[] = [];
+  let at = 0;
+  while (at < pieces.length) {
+    const group: Uint8Array[] = [];
+    const position = pieces[at]?.position ?? 0;
+    let end = position;
+    for (let piece = pieces[at]; piece !== undefined && piece.position === end; piece = pieces[++at]) {
+      group.push(piece.bytes);
+      end += piece.bytes.length;
+      if (end - position >= maxRequest) {
+        at++;
+        break;
+      }
+    }
+    inFlight.push(writeAll(storage, group, position));
+    if (inFlight.length === maxInFlight) {
+      await settleAll(inFlight);
+      inFlight = [];
+    }
+  }
+  await settleAll(inFlight);
+}

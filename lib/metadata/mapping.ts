@@ -1,0 +1,301 @@
+/** The L1 table and the L2 tables: where each guest range lives, and changing that. */
+import type { Geometry } from '../format/geometry.js';
+import { tableEntrySize } from '../format/geometry.js';
+import { isL1EntryCopied, readL1Entry, tableLength, tableView, writeL1Entry } from '../format/table-entry.js';
+import { guestOffset, hostOffset, type GuestOffset, type HostOffset } from '../format/units.js';
+import { L2Flag, native, RunKind, runStride } from '../native.js';
+import type { Storage } from '../storage/storage.js';
+import type { Allocator } from './allocator.js';
+import type { Committer } from './commit.js';
+import { DirtyRange } from './dirty-range.js';
+import { Mutex } from './mutex.js';
+import type { Reserved } from './reserved.js';
+import { InvalidTable, type Run } from './run.js';
+import { TableCache } from './table-cache.js';
+
+/** Called with each run in order. It runs synchronously and must not ask this mapping for anything. */
+export type RunVisitor = (
+  kind: RunKind,
+  start: GuestOffset,
+  length: number,
+  host: HostOffset,
+  aux: number,
+) => void;
+
+/** Changes the entries for guest bytes [start, start + length) relative to the first entry of `table`. */
+export type TableChange = (table: Uint8Array, start: number, length: number, guest: GuestOffset) => void;
+
+export interface MappingParts {
+  readonly storage: Storage;
+  readonly geometry: Geometry;
+  /** The {@link L2Flag}s that fit the image. */
+  readonly l2Flags: number;
+  readonly l1: Uint8Array;
+  readonly l1Offset: HostOffset;
+  readonly reserved: Reserved;
+  readonly cacheBytes: number;
+}
+
+export class Mapping {
+  readonly cache: TableCache;
+  readonly dirtyL1 = new DirtyRange();
+  readonly l2Flags: number;
+  readonly #geometry: Geometry;
+  readonly #reserved: Reserved;
+  readonly #runs: Float64Array = new Float64Array(512 * runStride);
+  readonly #l2Mutex = new Mutex();
+  /** Entries in one cached slice of an L2 table, and the guest bytes they describe. */
+  readonly #sliceEntries: number;
+  readonly #sliceCoverage: number;
+  #l1: DataView;
+  #l1Offset: HostOffset;
+
+  constructor(parts: MappingParts) {
+    this.#geometry = parts.geometry;
+    this.#reserved = parts.reserved;
+    this.l2Flags = parts.l2Flags;
+    this.#l1 = tableView(parts.l1);
+    this.#l1Offset = parts.l1Offset;
+    this.cache = new TableCache(parts.storage, parts.geometry.clusterSize, parts.cacheBytes, 'the L2 table');
+    this.#sliceEntries = this.cache.sliceSize / parts.geometry.l2EntrySize;
+    this.#sliceCoverage = this.#sliceEntries * parts.geometry.clusterSize;
+  }
+
+  get l1Offset(): HostOffset {
+    return this.#l1Offset;
+  }
+
+  get l1Entries(): number {
+    return tableLength(this.#l1);
+  }
+
+  /** The L1 table's own bytes, big-endian, kept up to date. */
+  get l1Bytes(): Uint8Array {
+    return new Uint8Array(this.#l1.buffer, this.#l1.byteOffset, this.#l1.byteLength);
+  }
+
+  /** Takes over an L1 table that was written elsewhere. */
+  replaceL1(table: Uint8Array, offset: HostOffset): void {
+    this.#l1 = tableView(table);
+    this.#l1Offset = offset;
+    this.dirtyL1.take();
+  }
+
+  /** The offsets of the L2 tables in use. Entries that break the specification are left out. */
+  *l2Tables(): Generator<HostOffset> {
+    for (let index = 0; index < this.l1Entries; index++) {
+      const offset = readL1Entry(this.#l1, index, this.#geometry.clusterSize);
+      if (offset > 0) yield hostOffset(offset);
+    }
+  }
+
+  /**
+   * Visits the runs of guest bytes [start, end) in order and without gaps. The first and last run are cut to the range;
+   * a compressed run keeps the host offset of its cluster's data, whatever part of the cluster is in the range.
+   * @param splitCopied whether runs end where the COPIED flag changes, as writers need
+   */
+  async visit(start: GuestOffset, end: number, splitCopied: boolean, visitor: RunVisitor): Promise<void> {
+    const flags = splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
+    let at: number = start;
+    while (at < end) {
+      const l1Index = Math.floor(at / this.#geometry.l2Coverage);
+      const table = this.#tableAt(l1Index);
+      if (table <= 0) {
+        const stop = Math.min(end, (l1Index + 1) * this.#geometry.l2Coverage);
+        const kind = table === 0 ? RunKind.unallocated : RunKind.invalid;
+        visitor(kind, guestOffset(at), stop - at, hostOffset(0), table);
+        at = stop;
+        continue;
+      }
+      const stop = Math.min(end, (Math.floor(at / this.#sliceCoverage) + 1) * this.#sliceCoverage);
+      const slice = this.#sliceOffset(hostOffset(table), at);
+      const cached = this.cache.peek(slice);
+      if (cached !== undefined) this.#visitSlice(cached.bytes, flags, at, stop, visitor);
+      else {
+        const from = at;
+        await this.cache.use(slice, ({ bytes }) => this.#visitSlice(bytes, flags, from, stop, visitor));
+      }
+      at = stop;
+    }
+  }
+
+  /** The runs of a range as records, neighbours merged over table borders. */
+  async collect(start: GuestOffset, end: number): Promise<Run[]> {
+    const runs: Run[] = [];
+    await this.visit(start, end, true, (kind, at, length, host, aux) => {
+      const last = runs.at(-1);
+      if (last !== undefined && continues(last, kind, host, aux)) last.length += length;
+      else runs.push({ kind, start: at, length, host, aux });
+    });
+    return runs;
+  }
+
+  /**
+   * Changes the entries of guest bytes [start, start + length), making L2 tables where there are none and copying those
+   * that a snapshot shares. The tables are there before the first change.
+   */
+  async modify(
+    start: GuestOffset,
+    length: number,
+    allocator: Allocator,
+    committer: Committer,
+    change: TableChange,
+  ): Promise<void> {
+    const end = start + length;
+    const { l2Coverage } = this.#geometry;
+    for (let index = Math.floor(start / l2Coverage); index * l2Coverage < end; index++) {
+      await this.#ensureOwnTable(index, allocator, committer);
+    }
+    let at: number = start;
+    while (at < end) {
+      const sliceStart = Math.floor(at / this.#sliceCoverage) * this.#sliceCoverage;
+      const stop = Math.min(end, sliceStart + this.#sliceCoverage);
+      const offset = this.#sliceOffset(hostOffset(this.#tableAt(Math.floor(at / l2Coverage))), at);
+      const from = at;
+      await this.cache.use(offset, (slice) => {
+        change(slice.bytes, from - sliceStart, stop - from, guestOffset(from));
+        const { clusterSize, l2EntrySize } = this.#geometry;
+        const firstEntry = Math.floor((from - sliceStart) / clusterSize);
+        this.cache.markDirty(
+          slice,
+          firstEntry * l2EntrySize,
+          Math.ceil((stop - sliceStart) / clusterSize) * l2EntrySize,
+        );
+      });
+      at = stop;
+    }
+  }
+
+  /** The first guest position at or after `at`, and before `end`, that an L1 entry other than 0 describes; else `end`. */
+  nextTable(at: GuestOffset, end: number): GuestOffset {
+    const { l2Coverage } = this.#geometry;
+    let index = Math.floor(at / l2Coverage);
+    while (index < this.l1Entries && index * l2Coverage < end && isEmptyEntry(this.#l1, index)) index++;
+    if (index >= this.l1Entries) return guestOffset(end);
+    return guestOffset(Math.min(end, Math.max(at, index * l2Coverage)));
+  }
+
+  /** The guest position where the slice that describes `at` ends: what can be looked up with one table access. */
+  sliceEnd(at: GuestOffset): GuestOffset {
+    return guestOffset((Math.floor(at / this.#sliceCoverage) + 1) * this.#sliceCoverage);
+  }
+
+  /** Drops whole L2 tables: L1 entries [first, end) become 0. The tables' clusters are freed. */
+  dropTables(first: number, end: number, committer: Committer): void {
+    const { clusterSize } = this.#geometry;
+    for (let index = first; index < Math.min(end, this.l1Entries); index++) {
+      const offset = readL1Entry(this.#l1, index, clusterSize);
+      if (offset <= 0) continue;
+      committer.freeLater(hostOffset(offset), clusterSize, true);
+      this.cache.forgetTable(hostOffset(offset), clusterSize);
+      this.#setL1(index, hostOffset(0), false);
+    }
+  }
+
+  /** Host offset of the L2 table of an L1 entry; 0 for none, negative for an entry that cannot be followed. */
+  #tableAt(index: number): number {
+    if (index >= this.l1Entries) return 0;
+    const offset = readL1Entry(this.#l1, index, this.#geometry.clusterSize);
+    if (offset > 0 && this.#reserved.overlappedArea(offset, this.#geometry.clusterSize) !== undefined) {
+      return InvalidTable.overlapsMetadata;
+    }
+    return offset;
+  }
+
+  #sliceOffset(table: HostOffset, guest: number): HostOffset {
+    const inTable = guest % this.#geometry.l2Coverage;
+    return hostOffset(table + Math.floor(inTable / this.#sliceCoverage) * this.cache.sliceSize);
+  }
+
+  #visitSlice(bytes: Uint8Array, flags: number, start: number, end: number, visitor: RunVisitor): void {
+    const { clusterBits, clusterSize } = this.#geometry;
+    const sliceStart = Math.floor(start / this.#sliceCoverage) * this.#sliceCoverage;
+    const last = Math.ceil((end - sliceStart) / clusterSize);
+    let entry = Math.floor((start - sliceStart) / clusterSize);
+    let at = sliceStart + entry * clusterSize;
+    const out = this.#runs;
+    while (entry < last) {
+      const count = native.mapL2(bytes, flags, clusterBits, entry, last - entry, out);
+      for (let i = 0; i < count * runStride; i += runStride) {
+        const length = out[i + 1] ?? 0;
+        this.#cut(
+          (out[i] ?? 0) as RunKind,
+          at,
+          length,
+          out[i + 2] ?? 0,
+          out[i + 3] ?? 0,
+          start,
+          end,
+          visitor,
+        );
+        at += length;
+      }
+      entry = (at - sliceStart) / clusterSize;
+    }
+  }
+
+  /** Hands on the part of a run that lies in [start, end). */
+  #cut(
+    kind: RunKind,
+    at: number,
+    length: number,
+    host: number,
+    aux: number,
+    start: number,
+    end: number,
+    visitor: RunVisitor,
+  ): void {
+    const from = Math.max(at, start);
+    const to = Math.min(at + length, end);
+    if (from >= to) return;
+    const skipped = hasPlace(kind) ? from - at : 0;
+    visitor(kind, guestOffset(from), to - from, hostOffset(host + skipped), aux);
+  }
+
+  /** Sees to it that the L2 table of an L1 entry exists and is not shared with a snapshot. */
+  async #ensureOwnTable(index: number, allocator: Allocator, committer: Committer): Promise<void> {
+    if (this.#ownsTable(index)) return;
+    await this.#l2Mutex.run(async () => {
+      if (this.#ownsTable(index)) return;
+      const { clusterSize } = this.#geometry;
+      const old = this.#tableAt(index);
+      const table = new Uint8Array(clusterSize);
+      if (old > 0) await this.#readTable(hostOffset(old), table);
+      const { first } = await allocator.allocate(1);
+      const offset = hostOffset(first * clusterSize);
+      this.cache.insertTable(offset, table);
+      this.#reserved.addTable(offset);
+      this.#setL1(index, offset, true);
+      if (old > 0) committer.freeLater(hostOffset(old), clusterSize, false);
+    });
+  }
+
+  #ownsTable(index: number): boolean {
+    return this.#tableAt(index) > 0 && isL1EntryCopied(this.#l1, index);
+  }
+
+  async #readTable(offset: HostOffset, table: Uint8Array): Promise<void> {
+    for (let at = 0; at < table.length; at += this.cache.sliceSize) {
+      await this.cache.use(hostOffset(offset + at), ({ bytes }) => table.set(bytes, at));
+    }
+  }
+
+  #setL1(index: number, offset: HostOffset, copied: boolean): void {
+    writeL1Entry(this.#l1, index, offset, copied);
+    this.dirtyL1.add(index * tableEntrySize, (index + 1) * tableEntrySize);
+  }
+}
+
+function isEmptyEntry(table: DataView, index: number): boolean {
+  return table.getUint32(index * tableEntrySize) === 0 && table.getUint32(index * tableEntrySize + 4) === 0;
+}
+
+/** Whether a run's host offset grows with its guest offset. */
+function hasPlace(kind: RunKind): boolean {
+  return kind === RunKind.data || kind === RunKind.zeroAllocated || kind === RunKind.unallocatedInCluster;
+}
+
+function continues(last: Run, kind: RunKind, host: HostOffset, aux: number): boolean {
+  if (last.kind !== kind || kind === RunKind.compressed || last.aux !== aux) return false;
+  return !hasPlace(kind) || last.host + last.length === host;
+}

@@ -1,0 +1,223 @@
+/** The refcount table and its blocks in memory: reading, changing and searching the reference counts of host clusters. */
+import { Qcow2Error } from '../errors.js';
+import { tableEntrySize, type Geometry } from '../format/geometry.js';
+import {
+  describeEntryProblem,
+  readRefcountTableEntry,
+  tableLength,
+  tableView,
+  writeRefcountTableEntry,
+} from '../format/table-entry.js';
+import { hostOffset, type HostOffset } from '../format/units.js';
+import { native } from '../native.js';
+import type { Storage } from '../storage/storage.js';
+import { DirtyRange } from './dirty-range.js';
+import { TableCache, type Slice } from './table-cache.js';
+
+export class Refcounts {
+  readonly cache: TableCache;
+  readonly dirtyTable = new DirtyRange();
+  readonly #geometry: Geometry;
+  /** Refcounts in one cached slice. */
+  readonly #sliceEntries: number;
+  #table: DataView;
+  #offset: HostOffset;
+
+  constructor(
+    storage: Storage,
+    geometry: Geometry,
+    table: Uint8Array,
+    offset: HostOffset,
+    cacheBytes: number,
+  ) {
+    this.#geometry = geometry;
+    this.#table = tableView(table);
+    this.#offset = offset;
+    this.cache = new TableCache(storage, geometry.clusterSize, cacheBytes, 'the refcount block');
+    this.#sliceEntries = (this.cache.sliceSize * 8) / geometry.refcountBits;
+  }
+
+  /** Where the refcount table is. */
+  get tableOffset(): HostOffset {
+    return this.#offset;
+  }
+
+  /** The refcount table's own bytes, big-endian, kept up to date. */
+  get tableBytes(): Uint8Array {
+    return new Uint8Array(this.#table.buffer, this.#table.byteOffset, this.#table.byteLength);
+  }
+
+  /** Host clusters that the refcount table can describe at its present size. */
+  get capacity(): number {
+    return tableLength(this.#table) * this.#geometry.refcountBlockEntries;
+  }
+
+  /** Where the refcount block of a host cluster is; 0 when there is none. */
+  blockOffset(cluster: number): HostOffset {
+    const index = Math.floor(cluster / this.#geometry.refcountBlockEntries);
+    if (index >= tableLength(this.#table)) return hostOffset(0);
+    const offset = readRefcountTableEntry(this.#table, index, this.#geometry.clusterSize);
+    if (offset < 0) throw this.#badEntry(index, describeEntryProblem(offset));
+    return hostOffset(offset);
+  }
+
+  /** The offsets of all refcount blocks. Entries that break the specification are left out. */
+  *blocks(): Generator<HostOffset> {
+    for (let index = 0; index < tableLength(this.#table); index++) {
+      const offset = readRefcountTableEntry(this.#table, index, this.#geometry.clusterSize);
+      if (offset > 0) yield hostOffset(offset);
+    }
+  }
+
+  async get(cluster: number): Promise<number> {
+    const order = this.#geometry.refcountOrder;
+    const block = this.blockOffset(cluster);
+    if (block === 0) return 0;
+    return this.cache.use(this.#sliceOffset(block, cluster), ({ bytes }) =>
+      native.refcountGet(bytes, order, cluster % this.#sliceEntries),
+    );
+  }
+
+  /** Adds `delta` to the refcounts of a run of clusters. Fails before changing a slice in which one would leave its range. */
+  async add(first: number, count: number, delta: number): Promise<void> {
+    let at = first;
+    while (at < first + count) {
+      const index = at % this.#sliceEntries;
+      const here = Math.min(first + count - at, this.#sliceEntries - index);
+      const block = this.blockOffset(at);
+      if (block === 0) throw this.#badCount(at, delta, 'it has no refcount block');
+      const start = at;
+      await this.cache.use(this.#sliceOffset(block, at), (slice) => {
+        const failed = native.refcountAdd(slice.bytes, this.#geometry.refcountOrder, index, here, delta);
+        if (failed >= 0)
+          throw this.#badCount(start + failed - index, delta, 'the count would leave its range');
+        this.#markDirty(slice, index, here);
+      });
+      at += here;
+    }
+  }
+
+  /**
+   * Takes free clusters: finds the first free one at or after `from`, in blocks that exist, and sets the refcount of it
+   * and up to `max` - 1 free ones behind it (in the same slice) to 1.
+   * @returns the run; or where a block is missing, that cluster with count 0
+   */
+  async take(from: number, max: number): Promise<{ first: number; count: number }> {
+    let at = from;
+    for (;;) {
+      const block = this.blockOffset(at);
+      if (block === 0) return { first: at, count: 0 };
+      const index = at % this.#sliceEntries;
+      const base = at - index;
+      const found = await this.cache.use(this.#sliceOffset(block, at), (slice) =>
+        this.#takeIn(slice, index, max),
+      );
+      if (found !== undefined) return { first: base + found.index, count: found.count };
+      at = base + this.#sliceEntries;
+    }
+  }
+
+  /** The first run of `count` free clusters at or after `from`; clusters without a block count as free. Takes nothing. */
+  async findFree(from: number, count: number): Promise<number> {
+    let start = from;
+    let at = from;
+    while (at < start + count) {
+      const block = this.blockOffset(at);
+      const index = at % this.#sliceEntries;
+      const end = Math.min(this.#sliceEntries, index + (start + count - at));
+      if (block !== 0) {
+        const used = await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) =>
+          native.refcountNextUsed(bytes, this.#geometry.refcountOrder, index, end),
+        );
+        if (used < end) {
+          start = at - index + used + 1;
+          at = start;
+          continue;
+        }
+      }
+      at += end - index;
+    }
+    return start;
+  }
+
+  /** Sets the refcounts of clusters whose blocks exist. */
+  async set(first: number, count: number, value: number): Promise<void> {
+    let at = first;
+    while (at < first + count) {
+      const index = at % this.#sliceEntries;
+      const here = Math.min(first + count - at, this.#sliceEntries - index);
+      const block = this.blockOffset(at);
+      if (block === 0) throw this.#badCount(at, value, 'it has no refcount block');
+      await this.cache.use(this.#sliceOffset(block, at), (slice) => {
+        native.refcountSet(slice.bytes, this.#geometry.refcountOrder, index, here, value);
+        this.#markDirty(slice, index, here);
+      });
+      at += here;
+    }
+  }
+
+  /** The numbers of the refcount blocks that clusters [first, end) need and do not have. */
+  missingBlocks(first: number, end: number): number[] {
+    const { refcountBlockEntries } = this.#geometry;
+    const missing: number[] = [];
+    for (let index = Math.floor(first / refcountBlockEntries); index * refcountBlockEntries < end; index++) {
+      if (this.blockOffset(index * refcountBlockEntries) === 0) missing.push(index);
+    }
+    return missing;
+  }
+
+  /** Adds refcount block number `index`, all counts 0, in host cluster `at`. The caller counts that cluster as used. */
+  addBlock(index: number, at: number): void {
+    const { clusterSize } = this.#geometry;
+    const offset = hostOffset(at * clusterSize);
+    this.cache.insertTable(offset, new Uint8Array(clusterSize));
+    writeRefcountTableEntry(this.#table, index, offset);
+    this.dirtyTable.add(index * tableEntrySize, (index + 1) * tableEntrySize);
+  }
+
+  /** Takes over a refcount table that was written elsewhere. */
+  replaceTable(table: Uint8Array, offset: HostOffset): void {
+    this.#table = tableView(table);
+    this.#offset = offset;
+    this.dirtyTable.take();
+  }
+
+  #takeIn(slice: Slice, from: number, max: number): { index: number; count: number } | undefined {
+    const order = this.#geometry.refcountOrder;
+    const index = native.refcountNextFree(slice.bytes, order, from, this.#sliceEntries);
+    if (index === this.#sliceEntries) return undefined;
+    const limit = Math.min(this.#sliceEntries, index + max);
+    const count = native.refcountNextUsed(slice.bytes, order, index, limit) - index;
+    native.refcountSet(slice.bytes, order, index, count, 1);
+    this.#markDirty(slice, index, count);
+    return { index, count };
+  }
+
+  #sliceOffset(block: HostOffset, cluster: number): HostOffset {
+    const inBlock = cluster % this.#geometry.refcountBlockEntries;
+    return hostOffset(block + Math.floor(inBlock / this.#sliceEntries) * this.cache.sliceSize);
+  }
+
+  #markDirty(slice: Slice, index: number, count: number): void {
+    const { refcountBits } = this.#geometry;
+    const start = Math.floor((index * refcountBits) / 8);
+    this.cache.markDirty(slice, start, Math.ceil(((index + count) * refcountBits) / 8));
+  }
+
+  #badEntry(index: number, problem: string): Qcow2Error {
+    return new Qcow2Error(
+      'ERR_QCOW2_CORRUPT',
+      `Entry ${index} of the refcount table ${problem}; the refcounts can be rebuilt (repair)`,
+      { offset: this.#offset + index * tableEntrySize, feature: 'refcount table' },
+    );
+  }
+
+  #badCount(cluster: number, delta: number, problem: string): Qcow2Error {
+    return new Qcow2Error(
+      'ERR_QCOW2_CORRUPT',
+      `The refcount of the cluster at offset ${cluster * this.#geometry.clusterSize} cannot be changed by ${delta}: ` +
+        `${problem}. The image needs a check and repair`,
+      { offset: cluster * this.#geometry.clusterSize, feature: 'refcount' },
+    );
+  }
+}

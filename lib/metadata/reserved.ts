@@ -1,0 +1,75 @@
+/** Knows which parts of the image file hold metadata, so that no damaged entry can pass them off as guest data. */
+import type { HostOffset } from '../format/units.js';
+import { ClusterSet } from './cluster-set.js';
+
+/** Contiguous areas there is one of, by the name used in messages. */
+export type AreaName =
+  | 'header'
+  | 'active L1 table'
+  | 'refcount table'
+  | 'snapshot table'
+  | 'bitmap directory'
+  | 'encryption header';
+
+interface Area {
+  start: number;
+  end: number;
+}
+
+export class Reserved {
+  readonly #clusterSize: number;
+  readonly #areas = new Map<AreaName, Area>();
+  readonly #listTables: () => Iterable<HostOffset>;
+  #tables: ClusterSet | undefined;
+
+  /** @param listTables yields the offsets of all L2 tables and refcount blocks; called once, when first needed */
+  constructor(clusterSize: number, listTables: () => Iterable<HostOffset>) {
+    this.#clusterSize = clusterSize;
+    this.#listTables = listTables;
+    this.setArea('header', 0, clusterSize);
+  }
+
+  /** Says where an area is; a length of 0 says that there is none. */
+  setArea(name: AreaName, start: number, length: number): void {
+    if (length === 0) this.#areas.delete(name);
+    else this.#areas.set(name, { start, end: start + length });
+  }
+
+  addTable(offset: HostOffset): void {
+    this.#tableSet().add(offset / this.#clusterSize);
+  }
+
+  /** Says that no table is left in [start, start + length). */
+  removeTables(start: number, length: number): void {
+    const tables = this.#tableSet();
+    const end = (start + length) / this.#clusterSize;
+    let found = tables.firstIn(start / this.#clusterSize, end);
+    while (found >= 0) {
+      tables.delete(found);
+      found = tables.firstIn(found + 1, end);
+    }
+  }
+
+  /** What metadata lies in [start, start + length), or undefined. */
+  overlap(start: number, length: number): string | undefined {
+    const area = this.overlappedArea(start, length);
+    if (area !== undefined) return area;
+    const end = Math.ceil((start + length) / this.#clusterSize);
+    const found = this.#tableSet().firstIn(Math.floor(start / this.#clusterSize), end);
+    return found < 0 ? undefined : 'L2 table or refcount block';
+  }
+
+  /** The same, but L2 tables and refcount blocks do not count. */
+  overlappedArea(start: number, length: number): AreaName | undefined {
+    for (const [name, area] of this.#areas) if (start < area.end && start + length > area.start) return name;
+    return undefined;
+  }
+
+  #tableSet(): ClusterSet {
+    if (this.#tables === undefined) {
+      this.#tables = new ClusterSet();
+      for (const offset of this.#listTables()) this.#tables.add(Math.floor(offset / this.#clusterSize));
+    }
+    return this.#tables;
+  }
+}

@@ -1,0 +1,257 @@
+/** Opening an image and all that it stands on: data file, secret, backing chain. */
+import type { Disk } from './disk.js';
+import { Qcow2Error } from './errors.js';
+import { hasFeature } from './format/features.js';
+import type { Header } from './format/header.js';
+import { maxLuksAreaBytes } from './format/luks.js';
+import { CompressedSpace } from './io/compressed-space.js';
+import { DecodedClusters } from './io/decoded-clusters.js';
+import { codecs } from './io/codec.js';
+import { legacyAesCipher } from './io/encryption/legacy-aes.js';
+import { unlockLuks } from './io/encryption/luks-unlock.js';
+import { requireSecret } from './io/encryption/secret.js';
+import { cryptSectorSize, type SectorCipher } from './io/encryption/sector-cipher.js';
+import type { DataCipher, GuestImage } from './io/guest-image.js';
+import { RangeLock } from './io/range-lock.js';
+import { RawDisk } from './io/raw-disk.js';
+import { Image, readHeader } from './metadata/image.js';
+import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
+import { openSource } from './storage/open-source.js';
+import { resolveReference } from './storage/resolve.js';
+import { readExactly, type Storage } from './storage/storage.js';
+
+/** Everything behind an open image, and what has to be closed with it. */
+export interface Opened {
+  readonly guest: GuestImage;
+  /** What was opened for this image, in the order of opening. */
+  readonly owned: Closable[];
+}
+
+interface Closable {
+  close: () => Promise<void>;
+}
+
+/** Deeper chains are taken for a mistake, as they would cost a file descriptor and a lookup each. */
+const maxChainDepth = 200;
+export const defaultCacheBytes = 32 * 1024 * 1024;
+const qcow2Magic = Buffer.from('QFI\xfb', 'latin1');
+
+/** The images above the one being opened: their identities, and how to open a disk of a known format. */
+export interface ChainContext {
+  readonly identities: readonly string[];
+  /** Makes a disk of an opened image. Given from above, because the class for it is defined there. */
+  readonly makeDisk: (opened: Opened, options: OpenOptions) => Disk;
+}
+
+/** Opens a qcow2 image. On failure everything opened on the way is closed again. */
+export async function openImage(
+  source: Source,
+  options: OpenOptions,
+  context: ChainContext,
+): Promise<Opened> {
+  const owned: Closable[] = [];
+  try {
+    const { storage, owned: isOwned } = await openSource(source, {
+      mode: options.mode ?? 'r',
+      lock: options.lock ?? true,
+    });
+    if (isOwned) owned.push(storage);
+    return { guest: await assemble(storage, options, context, owned), owned };
+  } catch (error) {
+    await closeAll(owned);
+    throw error;
+  }
+}
+
+/** Opens a source as a disk of a given format, or of the one its first bytes tell. */
+export async function openAnyDisk(
+  source: Source,
+  format: ImageFormat | undefined,
+  options: OpenOptions,
+  context: ChainContext,
+): Promise<{ disk: Disk; format: ImageFormat }> {
+  const opened = await openSource(source, { mode: options.mode ?? 'r', lock: options.lock ?? true });
+  const owned: Closable[] = opened.owned ? [opened.storage] : [];
+  try {
+    const found = format ?? (await probeFormat(opened.storage));
+    if (found === 'raw') {
+      return { disk: new RawDisk(opened.storage, await opened.storage.size(), opened.owned), format: found };
+    }
+    const guest = await assemble(opened.storage, options, context, owned);
+    return { disk: context.makeDisk({ guest, owned }, options), format: found };
+  } catch (error) {
+    await closeAll(owned);
+    throw error;
+  }
+}
+
+/** The format that the first bytes of a file tell: what is not qcow2 is raw. */
+export async function probeFormat(storage: Storage): Promise<ImageFormat> {
+  const start = new Uint8Array(qcow2Magic.length);
+  await storage.read(start, 0);
+  return qcow2Magic.equals(start) ? 'qcow2' : 'raw';
+}
+
+/** Closes all, the last opened first, and then fails with the first failure. */
+export async function closeAll(closables: readonly Closable[]): Promise<void> {
+  let failure: unknown;
+  for (const closable of [...closables].reverse()) {
+    await closable.close().catch((error: unknown) => (failure ??= error));
+  }
+  if (failure !== undefined) throw failure as Error;
+}
+
+async function assemble(
+  storage: Storage,
+  options: OpenOptions,
+  context: ChainContext,
+  owned: Closable[],
+): Promise<GuestImage> {
+  const forRepair = options.forRepair ?? false;
+  const header = await readHeader(storage, forRepair);
+  const writable = options.mode === 'r+';
+  const dataStorage = await openDataFile(storage, header, options, owned);
+  const cipher = await openCipher(storage, header, options);
+  const backing = await openBacking(storage, header, options, context, owned);
+  const image = await Image.open(storage, dataStorage, header, {
+    writable,
+    forRepair,
+    cacheBytes: options.cacheBytes ?? defaultCacheBytes,
+  });
+  return makeGuest(image, backing, cipher);
+}
+
+/** Puts what guest requests need around an image. */
+export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher | null): GuestImage {
+  const { header, storage } = image;
+  return {
+    image,
+    locks: new RangeLock(),
+    decoded: new DecodedClusters(storage, header.geometry.clusterSize, codecs[header.compressionType].codec),
+    compressedSpace: new CompressedSpace(image),
+    backing,
+    cipher,
+    changes: null,
+  };
+}
+
+async function openDataFile(
+  storage: Storage,
+  header: Header,
+  options: OpenOptions,
+  owned: Closable[],
+): Promise<Storage | null> {
+  if (!hasFeature(header, 'externalData')) return null;
+  if (options.dataFile === undefined && header.dataFile === null) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_REFERENCE',
+      `${storage.name} keeps its data in an external data file but does not name it; give the option dataFile`,
+      { feature: 'external data file' },
+    );
+  }
+  const reference: Reference = {
+    kind: 'data-file',
+    name: header.dataFile ?? '',
+    format: 'raw',
+    from: storage.path ?? null,
+  };
+  const source = options.dataFile ?? (await resolveReference(reference, options.resolve ?? 'deny'));
+  const opened = await openSource(source, {
+    mode: options.mode ?? 'r',
+    lock: options.lock ?? true,
+    regularOnly: options.dataFile === undefined,
+  });
+  if (opened.owned) owned.push(opened.storage);
+  return opened.storage;
+}
+
+async function openBacking(
+  storage: Storage,
+  header: Header,
+  options: OpenOptions,
+  context: ChainContext,
+  owned: Closable[],
+): Promise<Disk | null> {
+  if (header.backingFile === null || options.backing === 'none') return null;
+  const identities = [...context.identities, storage.identity ?? ''];
+  if (identities.length > maxChainDepth) {
+    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The backing chain is deeper than ${maxChainDepth} images`, {
+      feature: 'backing file',
+    });
+  }
+  const reference: Reference = {
+    kind: 'backing',
+    name: header.backingFile,
+    format: header.backingFormat,
+    from: storage.path ?? null,
+  };
+  const source = await resolveReference(reference, options.resolve ?? 'deny');
+  const format = backingFormat(header.backingFormat);
+  const below = await openSource(source, { mode: 'r', lock: options.lock ?? true, regularOnly: true });
+  const belowOwned: Closable[] = below.owned ? [below.storage] : [];
+  try {
+    if (below.storage.identity !== undefined && identities.includes(below.storage.identity)) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_REFERENCE',
+        `The backing chain of ${storage.name} comes back to ${below.storage.name}`,
+        {
+          feature: 'backing file',
+        },
+      );
+    }
+    const found = format ?? (await probeFormat(below.storage));
+    const { mode: _mode, dataFile: _dataFile, forRepair: _forRepair, ...inherited } = options;
+    let disk: Disk;
+    if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
+    else {
+      const guest = await assemble(below.storage, inherited, { ...context, identities }, belowOwned);
+      disk = context.makeDisk({ guest, owned: belowOwned }, inherited);
+    }
+    owned.push(disk);
+    return disk;
+  } catch (error) {
+    await closeAll(belowOwned);
+    throw error;
+  }
+}
+
+function backingFormat(name: string | null): ImageFormat | undefined {
+  if (name === null) return undefined;
+  if (name === 'raw' || name === 'qcow2') return name;
+  throw new Qcow2Error(
+    'ERR_QCOW2_UNSUPPORTED',
+    `The backing file has the format ${JSON.stringify(name)}; this package reads qcow2 and raw`,
+    { feature: 'backing file format' },
+  );
+}
+
+/** Unlocks the data when a secret is given; without one, everything but the data can be looked at. */
+async function openCipher(
+  storage: Storage,
+  header: Header,
+  { secret }: OpenOptions,
+): Promise<DataCipher | null> {
+  if (header.cryptMethod === 'none') return null;
+  const sectors = header.cryptMethod === 'luks' ? 'host' : 'guest';
+  if (secret === undefined) return { cipher: lockedCipher, sectors };
+  if (header.cryptMethod === 'aes') return { cipher: legacyAesCipher(secret), sectors };
+  return { cipher: (await unlockLuks(await readLuksArea(storage, header), secret)).cipher, sectors };
+}
+
+/** The bytes of the LUKS header and its key material. */
+export async function readLuksArea(storage: Storage, header: Header): Promise<Uint8Array> {
+  const pointer = header.encryption;
+  if (pointer === null || pointer.length > maxLuksAreaBytes) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_INVALID_HEADER',
+      `The encryption header must be there and have at most ${maxLuksAreaBytes} bytes`,
+      { feature: 'encryption header' },
+    );
+  }
+  const area = new Uint8Array(pointer.length);
+  await readExactly(storage, area, pointer.offset, 'the encryption header');
+  return area;
+}
+
+const refuse = (): void => void requireSecret(undefined);
+const lockedCipher: SectorCipher = { sectorSize: cryptSectorSize, encrypt: refuse, decrypt: refuse };

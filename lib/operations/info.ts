@@ -1,0 +1,108 @@
+/** Gathering what there is to know about an image. */
+import { bitmapFlags, parseBitmapDirectory } from '../format/bitmap-directory.js';
+import { hasFeature } from '../format/features.js';
+import type { Header } from '../format/header.js';
+import { parseLuksHeader } from '../format/luks.js';
+import { parseSnapshotTable, type SnapshotEntry } from '../format/snapshot-table.js';
+import { cipherOfHeader } from '../io/encryption/algorithms.js';
+import type { Image } from '../metadata/image.js';
+import { readExactly, type Storage } from '../storage/storage.js';
+import type { BitmapInfo, EncryptionInfo, ImageInfo, SnapshotInfo } from './info-report.js';
+
+/** @param readLuksArea reads the encryption header of an image that has one */
+export async function gatherInfo(
+  image: Image,
+  readLuksArea: (storage: Storage, header: Header) => Promise<Uint8Array>,
+): Promise<ImageInfo> {
+  const { header, storage, geometry } = image;
+  const name = header.backingFile;
+  return {
+    format: 'qcow2',
+    version: header.version,
+    virtualSize: header.size,
+    clusterSize: geometry.clusterSize,
+    actualSize: (await storage.allocatedSize?.()) ?? null,
+    fileSize: await storage.size(),
+    compressionType: header.compressionType,
+    lazyRefcounts: hasFeature(header, 'lazyRefcounts'),
+    refcountBits: geometry.refcountBits,
+    extendedL2: geometry.extendedL2,
+    dirty: hasFeature(header, 'dirty'),
+    corrupt: hasFeature(header, 'corrupt'),
+    backing: name === null ? null : { name, format: header.backingFormat },
+    dataFile: hasFeature(header, 'externalData')
+      ? { name: header.dataFile, raw: hasFeature(header, 'rawExternal') }
+      : null,
+    encryption: await encryptionInfo(image, readLuksArea),
+    snapshots: (await readSnapshots(image)).map((entry) => snapshotInfo(entry, header)),
+    bitmaps: await readBitmapInfo(image),
+  };
+}
+
+/** The snapshot table of an image, read as far as its entries go. */
+export async function readSnapshots({ storage, header }: Image): Promise<readonly SnapshotEntry[]> {
+  if (header.nbSnapshots === 0) return [];
+  const available = (await storage.size()) - header.snapshotsOffset;
+  for (let wanted = 64 * 1024; ; wanted *= 2) {
+    const bytes = new Uint8Array(Math.min(wanted, available));
+    await readExactly(storage, bytes, header.snapshotsOffset, 'the snapshot table');
+    const table = parseSnapshotTable(bytes, header.nbSnapshots, header.snapshotsOffset, available);
+    if (table !== null) return table.entries;
+  }
+}
+
+function snapshotInfo(entry: SnapshotEntry, header: Header): SnapshotInfo {
+  const { id, name, vmStateSize, dateSeconds, dateNanoseconds, vmClockNanoseconds, icount, diskSize } = entry;
+  return {
+    id,
+    name,
+    vmStateSize,
+    dateSeconds,
+    dateNanoseconds,
+    vmClockNanoseconds,
+    icount,
+    diskSize: diskSize ?? header.size,
+  };
+}
+
+async function readBitmapInfo({ storage, header }: Image): Promise<BitmapInfo[]> {
+  if (header.bitmaps === null) return [];
+  const { directoryOffset, directorySize, nbBitmaps } = header.bitmaps;
+  const bytes = new Uint8Array(directorySize);
+  await readExactly(storage, bytes, directoryOffset, 'the bitmap directory');
+  return parseBitmapDirectory(bytes, nbBitmaps, directoryOffset).map(({ name, granularityBits, flags }) => ({
+    name,
+    granularity: 2 ** granularityBits,
+    flags: [
+      ...((flags & bitmapFlags.inUse) !== 0 ? (['in-use'] as const) : []),
+      ...((flags & bitmapFlags.auto) !== 0 ? (['auto'] as const) : []),
+    ],
+  }));
+}
+
+async function encryptionInfo(
+  { header, storage }: Image,
+  readLuksArea: (storage: Storage, header: Header) => Promise<Uint8Array>,
+): Promise<EncryptionInfo | null> {
+  if (header.cryptMethod === 'none') return null;
+  if (header.cryptMethod === 'aes') return { format: 'aes' };
+  const luks = parseLuksHeader(await readLuksArea(storage, header));
+  const spec = cipherOfHeader(luks);
+  return {
+    format: 'luks',
+    cipherAlg: `aes-${spec.bits}`,
+    cipherMode: spec.mode,
+    ivgenAlg: spec.iv.generator,
+    ivgenHashAlg: spec.iv.generator === 'essiv' ? spec.iv.hash : null,
+    hashAlg: luks.hashSpec,
+    uuid: luks.uuid,
+    payloadOffset: luks.payloadOffset,
+    masterKeyIterations: luks.masterKeyIterations,
+    detachedHeader: false,
+    slots: luks.slots.map((slot) => ({
+      active: slot.active,
+      keyOffset: slot.keyMaterialOffset,
+      ...(slot.active ? { iterations: slot.iterations, stripes: slot.stripes } : {}),
+    })),
+  };
+}

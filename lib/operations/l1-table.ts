@@ -1,0 +1,70 @@
+/** Making the active L1 table larger, in place where its clusters have room, else in a new place. */
+import { Qcow2Error } from '../errors.js';
+import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
+import { alignUp, hostOffset } from '../format/units.js';
+import type { Image } from '../metadata/image.js';
+
+/**
+ * Sees to it that the L1 table has `entries` entries. Order: new table | header | free the old one.
+ * @throws Qcow2Error `ERR_QCOW2_LIMIT` past the format's 32 MiB
+ */
+export async function growL1(image: Image, entries: number): Promise<void> {
+  const { mapping, geometry } = image;
+  if (entries <= mapping.l1Entries) return;
+  const bytes = entries * tableEntrySize;
+  if (bytes > maxL1TableBytes) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_LIMIT',
+      `A disk of this size needs an L1 table of ${bytes} bytes; the format's limit is ${maxL1TableBytes}. ` +
+        `Clusters larger than ${geometry.clusterSize} bytes reach further`,
+      { feature: 'l1_size' },
+    );
+  }
+  const room = alignUp(mapping.l1Bytes.length, geometry.clusterSize);
+  if (bytes <= room) await extendInPlace(image, entries);
+  else await moveL1(image, entries);
+}
+
+async function extendInPlace(image: Image, entries: number): Promise<void> {
+  const { mapping, committer, storage } = image;
+  await committer.exclusive(async () => {
+    const table = enlarged(mapping.l1Bytes, entries);
+    const oldBytes = mapping.l1Bytes.length;
+    await storage.write(table.subarray(oldBytes), mapping.l1Offset + oldBytes);
+    await committer.barrier();
+    await image.patchHeader({ l1Size: entries });
+    await committer.barrier();
+    mapping.replaceL1(table, mapping.l1Offset);
+  });
+  reserve(image);
+}
+
+async function moveL1(image: Image, entries: number): Promise<void> {
+  const { mapping, committer, allocator, geometry, storage } = image;
+  const bytes = entries * tableEntrySize;
+  const first = await allocator.allocateContiguous(Math.ceil(bytes / geometry.clusterSize));
+  const offset = hostOffset(first * geometry.clusterSize);
+  const old = { offset: mapping.l1Offset, length: mapping.l1Bytes.length };
+  await committer.exclusive(async () => {
+    // The rest of the last cluster is written, too: it may hold an old table's entries.
+    const padded = new Uint8Array(alignUp(bytes, geometry.clusterSize));
+    padded.set(mapping.l1Bytes);
+    await storage.write(padded, offset);
+    await committer.barrier();
+    await image.patchHeader({ l1Size: entries, l1TableOffset: offset });
+    await committer.barrier();
+    mapping.replaceL1(padded.slice(0, bytes), offset);
+  });
+  if (old.length > 0) committer.freeLater(old.offset, old.length, false);
+  reserve(image);
+}
+
+function enlarged(table: Uint8Array, entries: number): Uint8Array {
+  const larger = new Uint8Array(entries * tableEntrySize);
+  larger.set(table);
+  return larger;
+}
+
+function reserve(image: Image): void {
+  image.reserved.setArea('active L1 table', image.mapping.l1Offset, image.mapping.l1Bytes.length);
+}

@@ -1,0 +1,73 @@
+/** Giving guest ranges their clusters before anything is written to them. */
+import { alignUp, guestOffset, hostOffset } from '../format/units.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { native } from '../native.js';
+import type { Storage } from '../storage/storage.js';
+
+export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
+
+const zeroBlock = new Uint8Array(1024 * 1024);
+
+/**
+ * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that read as zeros. `start` is a multiple of
+ * the cluster size. The caller holds the exclusive lock on the range.
+ */
+export async function preallocate(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  mode: Exclude<Preallocation, 'off'>,
+): Promise<void> {
+  const { image } = guest;
+  const { clusterSize, clusterBits, l2Coverage } = image.geometry;
+  const fileEnd = await image.dataStorage.size();
+  let highest = 0;
+  const stop = alignUp(end, clusterSize);
+  for (let at = start; at < stop;) {
+    await image.committer.relieve();
+    const wanted = Math.min(stop - at, l2Coverage) / clusterSize;
+    const run = await place(guest, at, wanted);
+    const length = run.count * clusterSize;
+    await prepare(image.dataStorage, run.host, length, mode, fileEnd);
+    highest = Math.max(highest, run.host + length);
+    await image.mapping.modify(
+      guestOffset(at),
+      length,
+      image.allocator,
+      image.committer,
+      (table, from, part, guestAt) => {
+        native.l2SetData(table, image.mapping.l2Flags, clusterBits, from, part, run.host + (guestAt - at));
+      },
+    );
+    at += length;
+  }
+  if (highest > (await image.dataStorage.size())) await image.dataStorage.truncate(highest);
+  image.committer.dataWritten();
+}
+
+async function place(guest: GuestImage, at: number, count: number): Promise<{ host: number; count: number }> {
+  if (guest.image.hasDataFile) return { host: at, count };
+  const { first, count: got } = await guest.image.allocator.allocate(count);
+  return { host: hostOffset(first * guest.image.geometry.clusterSize), count: got };
+}
+
+/** What is behind the end of the file reads as zeros once the file grows; what is before may be left from something else. */
+async function prepare(
+  storage: Storage,
+  host: number,
+  length: number,
+  mode: Exclude<Preallocation, 'off'>,
+  fileEnd: number,
+): Promise<void> {
+  const old = Math.min(length, Math.max(0, fileEnd - host));
+  if (mode === 'full') return writeZeros(storage, host, length);
+  if (old > 0 && (await storage.punch?.(host, old)) !== true) await writeZeros(storage, host, old);
+  if (mode === 'falloc' && (await storage.allocate?.(host, length)) !== true)
+    await writeZeros(storage, host, length);
+}
+
+async function writeZeros(storage: Storage, position: number, length: number): Promise<void> {
+  for (let at = 0; at < length; at += zeroBlock.length) {
+    await storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, length - at)), position + at);
+  }
+}

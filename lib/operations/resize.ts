@@ -1,0 +1,100 @@
+/** Changing the size of the disk. Order when growing: L1 | size; when shrinking: size | clusters past the end, file tail. */
+import { invalidArgValue, Qcow2Error } from '../errors.js';
+import { l1EntriesFor } from '../format/geometry.js';
+import { alignDown, alignUp, guestOffset } from '../format/units.js';
+import { guestExtents } from '../io/extents.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { zeroLocked } from '../io/zero.js';
+import { growL1 } from './l1-table.js';
+import { preallocate, type Preallocation } from './preallocate.js';
+import { trimFile } from './trim-file.js';
+
+export interface ResizeOptions {
+  /** Allows making the disk smaller than its data. */
+  shrink?: boolean;
+  /** What to do with the new part of a grown disk; `off` by default. */
+  preallocation?: Preallocation;
+}
+
+/** Resizes to `size` bytes. The caller holds no lock. */
+export async function resizeGuest(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
+  const { header } = guest.image;
+  refuseUnresizable(guest, size, options);
+  if (size < header.size && options.shrink !== true) await refuseDataLoss(guest, size);
+  const unlock = await guest.locks.exclusive(0, Infinity);
+  try {
+    if (size > header.size) await grow(guest, size, options.preallocation ?? 'off');
+    else if (size < header.size) await shrink(guest, size);
+  } finally {
+    unlock();
+  }
+}
+
+function refuseUnresizable(guest: GuestImage, size: number, { preallocation = 'off' }: ResizeOptions): void {
+  const { header } = guest.image;
+  if (header.nbSnapshots > 0 && header.version < 3) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_CONFLICT',
+      'Snapshots of a version 2 image do not know the size of their disk, so it cannot be resized while there are any',
+      { feature: 'snapshots' },
+    );
+  }
+  if (preallocation === 'off') return;
+  if (size < header.size) throw invalidArgValue('preallocation', 'is for growing a disk', preallocation);
+  if (guest.backing !== null) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_CONFLICT',
+      'Preallocated clusters would hide the backing file; use no preallocation',
+      {
+        feature: 'preallocation',
+      },
+    );
+  }
+}
+
+async function refuseDataLoss(guest: GuestImage, size: number): Promise<void> {
+  for await (const extent of guestExtents(guest, size, guest.image.header.size, { layers: 'self' })) {
+    if (extent.type !== 'data' && extent.type !== 'compressed') continue;
+    throw new Qcow2Error(
+      'ERR_QCOW2_DATA_LOSS',
+      `There is data at guest offset ${extent.start}, past the new size of ${size} bytes. Pass shrink: true to drop it`,
+      { feature: 'size' },
+    );
+  }
+}
+
+async function grow(guest: GuestImage, size: number, preallocation: Preallocation): Promise<void> {
+  const { image } = guest;
+  const old = image.header.size;
+  const { clusterSize } = image.geometry;
+  await growL1(image, l1EntriesFor(size, image.geometry));
+  // Neither what a shrink left in the last cluster nor a longer backing disk may show up in the new part.
+  const lastClusterEnd = Math.min(size, alignUp(old, clusterSize));
+  await zeroLocked(guest, old, lastClusterEnd, { punch: false });
+  if (guest.backing !== null) {
+    await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
+  }
+  if (preallocation !== 'off') await preallocate(guest, alignUp(old, clusterSize), size, preallocation);
+  await image.committer.flush();
+  await image.patchHeader({ size });
+  await image.committer.barrier();
+}
+
+async function shrink(guest: GuestImage, size: number): Promise<void> {
+  const { image } = guest;
+  const old = image.header.size;
+  const { clusterSize, l2Coverage } = image.geometry;
+  await image.committer.flush();
+  await image.patchHeader({ size });
+  await image.committer.barrier();
+  const end = alignUp(old, clusterSize);
+  for (let at: number = image.mapping.nextTable(guestOffset(size), end); at < end;) {
+    const stop = Math.min(end, alignDown(at, l2Coverage) + l2Coverage);
+    await zeroLocked(guest, at, stop, { punch: true, forget: true });
+    await image.committer.flush();
+    at = image.mapping.nextTable(guestOffset(stop), end);
+  }
+  image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
+  await image.committer.flush();
+  await trimFile(image);
+}

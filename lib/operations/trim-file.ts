@@ -1,0 +1,11 @@
+/** Cutting free clusters off the end of the image file. */
+import type { Image } from '../metadata/image.js';
+
+/** Truncates the file behind its last used cluster. Everything must have been committed, and no one may allocate. */
+export async function trimFile(image: Image): Promise<void> {
+  const { clusterSize } = image.geometry;
+  const fileEnd = await image.storage.size();
+  let clusters = Math.ceil(fileEnd / clusterSize);
+  while (clusters > 0 && (await image.refcounts.get(clusters - 1)) === 0) clusters--;
+  if (clusters * clusterSize < fileEnd) await image.storage.truncate(clusters * clusterSize);
+}

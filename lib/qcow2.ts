@@ -1,0 +1,351 @@
+/** open(), create() and class Qcow2: wires the parts together and owns their lifetime. */
+import type { Readable } from 'node:stream';
+import { dirname, resolve as resolvePath } from 'node:path';
+import { debuglog } from 'node:util';
+import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
+import { invalidArgType, Qcow2Error } from './errors.js';
+import { hasFeature } from './format/features.js';
+import type { Header } from './format/header.js';
+import { guestOffset, toBytes } from './format/units.js';
+import { writeCompressed } from './io/compressed-write.js';
+import { Busy } from './io/busy.js';
+import { checkRange, createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
+import { guestExtents } from './io/extents.js';
+import type { GuestImage } from './io/guest-image.js';
+import { readGuest } from './io/read.js';
+import { writeGuest } from './io/write.js';
+import { zeroGuest } from './io/zero.js';
+import { Image, readHeader } from './metadata/image.js';
+import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
+import type { ChainContext, Opened } from './open.js';
+import {
+  planLayout,
+  writeEmptyImage,
+  writeEncryption,
+  writeFinalHeader,
+  type Layout,
+} from './operations/create.js';
+import type { ImageInfo } from './operations/info-report.js';
+import { gatherInfo } from './operations/info.js';
+import { resizeGuest, type ResizeOptions } from './operations/resize.js';
+import type { CreateOptions, ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
+import { openSource, type OpenedSource } from './storage/open-source.js';
+import { resolveReference } from './storage/resolve.js';
+import type { Storage } from './storage/storage.js';
+
+const log = debuglog('qcow2');
+
+export interface WriteOptions extends Op {
+  /** Stores whole clusters compressed: `true` or a level (zlib 1 to 12, zstd 1 to 22). */
+  compress?: boolean | number;
+}
+
+/** How an image opens what it stands on: with this module's own disks. */
+const chain: ChainContext = {
+  identities: [],
+  makeDisk: (opened) => new Qcow2(opened),
+};
+
+/**
+ * Opens a qcow2 image, read-only unless `mode: 'r+'` is given.
+ * @throws Qcow2Error when it is none, is damaged or needs something that was not given; system errors of the file
+ */
+export async function open(source: Source, options: OpenOptions = {}): Promise<Qcow2> {
+  const opened = await openImage(source, options, chain);
+  const disk = new Qcow2(opened);
+  try {
+    if (options.mode === 'r+' && options.forRepair !== true) await disk.prepareForWriting();
+  } catch (error) {
+    await closeAll(opened.owned);
+    throw error;
+  }
+  return disk;
+}
+
+/**
+ * Makes a new image of `size` bytes in place of whatever the target holds, and opens it for writing.
+ * @throws TypeError, RangeError, Qcow2Error `ERR_QCOW2_CONFLICT` for options; `ERR_QCOW2_LIMIT` when the disk is too large
+ * for its cluster size; `ERR_QCOW2_REFERENCE` when the backing file cannot be opened
+ */
+export async function create(
+  target: Source,
+  size: number | bigint,
+  options: CreateOptions = {},
+): Promise<Qcow2> {
+  const layout = planLayout(options);
+  const bytes = toBytes('size', size);
+  const owned: { close: () => Promise<void> }[] = [];
+  const { lock = true, cacheBytes = defaultCacheBytes, backing, dataFile } = options;
+  try {
+    const image = await openSource(target, { mode: 'create', lock });
+    if (image.owned) owned.push(image.storage);
+    const data = dataFile === undefined ? null : await createDataFile(dataFile, image.storage.path, lock);
+    if (data?.owned === true) owned.push(data.storage);
+    await writeNewImage(image.storage, data?.storage ?? null, layout, bytes, cacheBytes);
+    const opened = await openImage(
+      image.storage,
+      {
+        mode: 'r+',
+        cacheBytes,
+        lock,
+        resolve: ownReferences(image.storage.path, options),
+        backing: backing?.unchecked === true ? 'none' : 'full',
+        ...(data === null ? {} : { dataFile: data.storage }),
+        ...(options.encryption === undefined ? {} : { secret: options.encryption.secret }),
+      },
+      chain,
+    );
+    return new Qcow2({ guest: opened.guest, owned: [...owned, ...opened.owned] });
+  } catch (error) {
+    await closeAll(owned);
+    throw error;
+  }
+}
+
+async function writeNewImage(
+  storage: Storage,
+  dataStorage: Storage | null,
+  layout: Layout,
+  size: number,
+  cacheBytes: number,
+): Promise<void> {
+  await writeEmptyImage(storage, layout);
+  const header = await readHeader(storage, false);
+  const image = await Image.open(storage, dataStorage, header, {
+    writable: true,
+    forRepair: false,
+    cacheBytes,
+  });
+  const encryption = await writeEncryption(image, layout);
+  await resizeGuest(makeGuest(image, null, null), size, { preallocation: layout.preallocation });
+  if (dataStorage !== null && (await dataStorage.size()) < size) await dataStorage.truncate(size);
+  await writeFinalHeader(image, layout, encryption);
+}
+
+function createDataFile(
+  { name, source }: NonNullable<CreateOptions['dataFile']>,
+  imagePath: string | undefined,
+  lock: boolean,
+): Promise<OpenedSource> {
+  const base = imagePath === undefined ? process.cwd() : dirname(imagePath);
+  return openSource(source ?? resolvePath(base, name), { mode: 'create', lock });
+}
+
+/** What the caller names for a new image may be opened; what those files name is up to the caller's policy. */
+function ownReferences(path: string | undefined, { resolve = 'deny' }: CreateOptions): ResolvePolicy {
+  return (reference) => resolveReference(reference, reference.from === (path ?? null) ? 'any' : resolve);
+}
+
+/** Opens an image of either format as a disk; without `format` its first bytes tell. */
+export function openDisk(
+  source: Source,
+  options: OpenOptions & { format?: ImageFormat } = {},
+): Promise<{ disk: Disk; format: ImageFormat }> {
+  return openAnyDisk(source, options.format, options, chain);
+}
+
+export class Qcow2 implements WritableDisk {
+  readonly #guest: GuestImage;
+  readonly #opened: Opened;
+  readonly #busy = new Busy();
+  #closing: Promise<void> | undefined;
+
+  /** @internal */
+  constructor(opened: Opened) {
+    this.#opened = opened;
+    this.#guest = opened.guest;
+  }
+
+  /** Virtual size, bytes. */
+  get size(): number {
+    return this.header.size;
+  }
+
+  /** The header as it is now. */
+  get header(): Header {
+    return this.#guest.image.header;
+  }
+
+  /** Fills all of `buffer` with the guest's bytes from `position` on. */
+  read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+    return this.#busy.during(() => this.#read(buffer, position, op));
+  }
+
+  async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
+    this.#assertOpen();
+    assertBytes('buffer', buffer);
+    const { start, end } = checkRange(this.size, position, buffer.length);
+    op.signal?.throwIfAborted();
+    const locked = this.#guest.locks.shared(start, end);
+    const unlock = locked instanceof Promise ? await locked : locked;
+    try {
+      await readGuest(this.#guest, buffer, guestOffset(start));
+    } finally {
+      unlock();
+    }
+  }
+
+  /**
+   * Writes bytes; durable after {@link flush}. With `compress` whole clusters are stored compressed, and the data must
+   * begin and end at clusters or with the disk.
+   */
+  async write(data: Uint8Array, position: number | bigint, options: WriteOptions = {}): Promise<void> {
+    assertBytes('data', data);
+    const { compress = false } = options;
+    await this.#change(position, data.length, options, async (start) => {
+      if (data.length === 0) return;
+      if (compress === false) await writeGuest(this.#guest, data, guestOffset(start));
+      else
+        await writeCompressed(
+          this.#guest,
+          data,
+          guestOffset(start),
+          compress === true ? undefined : compress,
+        );
+    });
+  }
+
+  /** Makes a range read as zeros, dropping the clusters it had. */
+  async writeZeroes(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
+    await this.#change(position, length, op, (start, end) =>
+      zeroGuest(this.#guest, start, end, { punch: false }),
+    );
+  }
+
+  /** Like {@link writeZeroes}, and gives the space back to the file system once that is safe. */
+  async discard(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
+    await this.#change(position, length, op, (start, end) =>
+      zeroGuest(this.#guest, start, end, { punch: true }),
+    );
+  }
+
+  /** Resolves once everything written before the call is durable. */
+  async flush(): Promise<void> {
+    await this.#busy.during(async () => {
+      this.#assertOpen();
+      if (this.#guest.image.writable) await this.#guest.image.committer.flush();
+    });
+  }
+
+  extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
+    this.#assertOpen();
+    const { start, end } = queryRange(this.size, query);
+    return guestExtents(this.#guest, start, end, query);
+  }
+
+  nextData(position: number | bigint, op?: Op): Promise<number | null> {
+    return nextData(this, position, op);
+  }
+
+  nextHole(position: number | bigint, op?: Op): Promise<number> {
+    return nextHole(this, position, op);
+  }
+
+  createReadStream(range?: ByteRange & Op): Readable {
+    return createReadStream(this, range);
+  }
+
+  info(): Promise<ImageInfo> {
+    return this.#busy.during(() => {
+      this.#assertOpen();
+      return gatherInfo(this.#guest.image, readLuksArea);
+    });
+  }
+
+  /**
+   * Changes the size of the disk.
+   * @throws Qcow2Error `ERR_QCOW2_DATA_LOSS` when there is data past the new size and `shrink` is not set
+   */
+  async resize(size: number | bigint, options: ResizeOptions = {}): Promise<void> {
+    const bytes = toBytes('size', size);
+    await this.#busy.during(async () => {
+      this.#assertWritable();
+      await resizeGuest(this.#guest, bytes, options);
+    });
+  }
+
+  /** Waits for what is under way, makes everything durable, marks the image clean and closes what this disk opened. */
+  close(): Promise<void> {
+    this.#closing ??= this.#close();
+    return this.#closing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** @internal What the format demands before the first write to an image that was opened for writing. */
+  async prepareForWriting(): Promise<void> {
+    await this.#guest.image.clearUnknownAutoclear();
+  }
+
+  async #close(): Promise<void> {
+    const { image } = this.#guest;
+    await this.#busy.idle();
+    try {
+      if (image.writable) {
+        await image.committer.settle();
+        await image.markClean();
+      }
+    } finally {
+      await closeAll(this.#opened.owned);
+      log('closed %s', image.storage.name);
+    }
+  }
+
+  /** Runs a change of guest bytes [start, end) after all that has to come before one. */
+  #change(
+    position: number | bigint,
+    length: number | bigint,
+    { signal }: Op,
+    work: (start: number, end: number) => Promise<void>,
+  ): Promise<void> {
+    return this.#busy.during(async () => {
+      this.#assertWritable();
+      const { start, end } = checkRange(this.size, position, length);
+      signal?.throwIfAborted();
+      this.#guest.image.committer.assertSound();
+      await this.#guest.changes?.changing(start, end);
+      await this.#guest.image.committer.relieve();
+      await work(start, end);
+    });
+  }
+
+  #assertOpen(): void {
+    if (this.#closing === undefined) return;
+    throw new Qcow2Error('ERR_QCOW2_CLOSED', `${this.#guest.image.storage.name} is closed`);
+  }
+
+  #assertWritable(): void {
+    this.#assertOpen();
+    const { image } = this.#guest;
+    if (!image.writable) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_READ_ONLY',
+        `${image.storage.name} is open read-only; open it with the mode 'r+'`,
+      );
+    }
+    if (image.header.backingFile !== null && this.#guest.backing === null) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_REFERENCE',
+        `${image.storage.name} was opened without its backing file: read-only`,
+        {
+          feature: 'backing file',
+        },
+      );
+    }
+    if (hasFeature(image.header, 'corrupt')) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_CORRUPT',
+        `${image.storage.name} is marked corrupt; repair it before writing`,
+        {
+          feature: 'corrupt bit',
+        },
+      );
+    }
+  }
+}
+
+function assertBytes(name: string, value: unknown): asserts value is Uint8Array {
+  if (!(value instanceof Uint8Array)) throw invalidArgType(name, 'a Uint8Array or Buffer', value);
+}

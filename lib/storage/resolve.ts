@@ -1,0 +1,73 @@
+/** Decides what may be opened because an image names it: its backing file or its external data file. */
+import { stat } from 'node:fs/promises';
+import { dirname, isAbsolute, resolve as resolvePath } from 'node:path';
+import { Qcow2Error } from '../errors.js';
+import type { Reference, ResolvePolicy, Source } from '../options.js';
+
+/** `scheme:` at the start of a name makes it a protocol for QEMU; a file name with a slash before the colon is none. */
+const protocol = /^[A-Za-z][A-Za-z0-9+.-]*:/;
+
+/**
+ * The source a reference stands for under a policy.
+ * @throws Qcow2Error `ERR_QCOW2_REFERENCE_DENIED` when the policy refuses it, `ERR_QCOW2_REFERENCE` when it cannot be a
+ * file or is none
+ */
+export async function resolveReference(reference: Reference, policy: ResolvePolicy): Promise<Source> {
+  if (typeof policy === 'function') return policy(reference);
+  if (policy === 'deny') {
+    throw denied(
+      reference,
+      "references are not followed by default; give `resolve: 'same-directory' | 'any'` or a function",
+    );
+  }
+  const path = fileNameOf(reference);
+  if (policy === 'same-directory' && dirname(path) !== dirname(baseOf(reference))) {
+    throw denied(reference, 'it is not in the directory of the image');
+  }
+  const found = await stat(path).catch((cause: unknown) => {
+    throw new Qcow2Error(
+      'ERR_QCOW2_REFERENCE',
+      `The ${what(reference)} "${reference.name}" cannot be opened: ${path} is not there`,
+      {
+        feature: what(reference),
+        cause,
+      },
+    );
+  });
+  if (!found.isFile()) {
+    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The ${what(reference)} ${path} is no regular file`, {
+      feature: what(reference),
+    });
+  }
+  return path;
+}
+
+function fileNameOf(reference: Reference): string {
+  const { name } = reference;
+  const plain = name.startsWith('file:') ? name.slice('file:'.length) : name;
+  if (protocol.test(plain)) {
+    throw denied(
+      reference,
+      'names with a protocol are never followed; use a resolve function to open it yourself',
+    );
+  }
+  return isAbsolute(plain) ? resolvePath(plain) : resolvePath(dirname(baseOf(reference)), plain);
+}
+
+function baseOf(reference: Reference): string {
+  if (reference.from !== null) return reference.from;
+  throw denied(
+    reference,
+    'the image was not opened by a path, so a relative name has no start; use a resolve function',
+  );
+}
+
+function denied(reference: Reference, why: string): Qcow2Error {
+  return new Qcow2Error(
+    'ERR_QCOW2_REFERENCE_DENIED',
+    `The image refers to the ${what(reference)} "${reference.name}", which was not opened: ${why}`,
+    { feature: what(reference) },
+  );
+}
+
+const what = ({ kind }: Reference): string => (kind === 'backing' ? 'backing file' : 'external data file');
