@@ -7,12 +7,12 @@ napi_value Work::start(napi_env env, std::unique_ptr<Work> work, const char* nam
                        std::initializer_list<napi_value> held) {
   napi_value label;
   napi_value promise;
-  const bool ready = work->hold(env, held) &&
-                     napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &label) == napi_ok &&
-                     napi_create_async_work(env, nullptr, label, onExecute, onComplete, work.get(),
-                                            &work->handle_) == napi_ok &&
-                     napi_create_promise(env, &work->promise_, &promise) == napi_ok &&
-                     napi_queue_async_work(env, work->handle_) == napi_ok;
+  const bool ready =
+      work->hold(env, held) && napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &label) == napi_ok &&
+      napi_create_async_work(env, nullptr, label, onExecute, onComplete, work.get(), &work->handle_) ==
+          napi_ok &&
+      napi_create_promise(env, &work->promise_, &promise) == napi_ok &&
+      napi_queue_async_work(env, work->handle_) == napi_ok;
   if (!ready) {
     work->release(env);
     bool pending = false;

@@ -17,15 +17,17 @@ class Work {
   Work(const Work&) = delete;
   Work& operator=(const Work&) = delete;
 
-  // Queues the work and returns its promise, or null with an exception pending. `held` are the typed arrays whose memory
-  // it uses; they must have a fixed length, and must not be transferred before the promise settles.
+  // Queues the work and returns its promise, or null with an exception pending. `held` are the typed arrays
+  // whose memory it uses; they must have a fixed length, and must not be transferred before the promise
+  // settles.
   static napi_value start(napi_env env, std::unique_ptr<Work> work, const char* name,
                           std::initializer_list<napi_value> held = {});
 
  protected:
   // On a thread of the pool: no JavaScript, nothing of the environment.
   virtual void execute() noexcept = 0;
-  // On the environment's thread afterwards: the value to resolve with, or, with `failed` set, the error to reject with.
+  // On the environment's thread afterwards: the value to resolve with, or, with `failed` set, the error to
+  // reject with.
   virtual napi_value settle(napi_env env, bool* failed) noexcept = 0;
 
  private:

@@ -18,9 +18,9 @@ class DeflateContext {
   static constexpr int kHighestLevel = 12;
   static bool available();
 
-  // Bytes after the end of the stream are ignored. Two things that QEMU reads are refused here, because no writer makes
-  // them and damage does: a stream that goes on after `out` is full (kTooLong), and one without its final block
-  // (kDamaged).
+  // Bytes after the end of the stream are ignored. Two things that QEMU reads are refused here, because no
+  // writer makes them and damage does: a stream that goes on after `out` is full (kTooLong), and one without
+  // its final block (kDamaged).
   DecodeResult decode(Bytes in, MutableBytes out);
   size_t encode(int level, Bytes in, MutableBytes out);
 
