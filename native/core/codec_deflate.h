@@ -18,9 +18,9 @@ class DeflateContext {
   static constexpr int kHighestLevel = 12;
   static bool available();
 
-  // Bytes after the end of the stream are ignored. Two things that QEMU reads are refused here, because no
-  // writer makes them and damage does: a stream that goes on after `out` is full (kTooLong), and one without
-  // its final block (kDamaged).
+  // Bytes after the end of the stream are ignored. A stream that goes on after `out` is full is kTooLong:
+  // qemu-img 7.2 reads such a cluster, but here it is taken for damage. A stream without its final block is
+  // kDamaged; qemu-img refused the one that was tried.
   DecodeResult decode(Bytes in, MutableBytes out);
   size_t encode(int level, Bytes in, MutableBytes out);
 
