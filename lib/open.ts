@@ -6,7 +6,6 @@ import type { Header } from './format/header.js';
 import { maxLuksAreaBytes } from './format/luks.js';
 import { CompressedSpace } from './io/compressed-space.js';
 import { DecodedClusters } from './io/decoded-clusters.js';
-import { codecs } from './io/codec.js';
 import { legacyAesCipher } from './io/encryption/legacy-aes.js';
 import { unlockLuks } from './io/encryption/luks-unlock.js';
 import { requireSecret } from './io/encryption/secret.js';
@@ -127,7 +126,7 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
   return {
     image,
     locks: new RangeLock(),
-    decoded: new DecodedClusters(storage, header.geometry.clusterSize, codecs[header.compressionType].codec),
+    decoded: new DecodedClusters(storage, header.geometry.clusterSize, header.compressionType),
     compressedSpace: new CompressedSpace(image),
     backing,
     cipher,
@@ -200,7 +199,7 @@ async function openBacking(
       );
     }
     const found = format ?? (await probeFormat(below.storage));
-    const { mode: _mode, dataFile: _dataFile, forRepair: _forRepair, ...inherited } = options;
+    const inherited = optionsForBacking(options);
     let disk: Disk;
     if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
     else {
@@ -213,6 +212,16 @@ async function openBacking(
     await closeAll(belowOwned);
     throw error;
   }
+}
+
+/** A backing file is only read, whatever happens to the image on top of it. */
+function optionsForBacking({ resolve, secret, cacheBytes, lock }: OpenOptions): OpenOptions {
+  return {
+    ...(resolve === undefined ? {} : { resolve }),
+    ...(secret === undefined ? {} : { secret }),
+    ...(cacheBytes === undefined ? {} : { cacheBytes }),
+    ...(lock === undefined ? {} : { lock }),
+  };
 }
 
 function backingFormat(name: string | null): ImageFormat | undefined {

@@ -1,17 +1,41 @@
 /** Compressing clusters with the addon's codecs, or with node:zlib where it was built without them. */
 import { promisify } from 'node:util';
-import { deflateRaw, constants } from 'node:zlib';
+import * as zlib from 'node:zlib';
 import { Qcow2Error } from '../errors.js';
 import type { CompressionType } from '../format/header-fields.js';
-import { Codec, native } from '../native.js';
+import { Codec, DecodeResult, native } from '../native.js';
 
-const deflateRawAsync = promisify(deflateRaw);
+const deflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.deflateRaw);
+const inflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.inflateRaw);
 
 /** What each compression type is to the addon, and the level used when none is asked for. */
 export const codecs = {
-  zlib: { codec: Codec.deflate, name: 'deflate', defaultLevel: 1, maxLevel: 12 },
-  zstd: { codec: Codec.zstd, name: 'zstd', defaultLevel: 3, maxLevel: 22 },
+  zlib: { codec: Codec.deflate, name: 'deflate', defaultLevel: 1 },
+  zstd: { codec: Codec.zstd, name: 'zstd', defaultLevel: 3 },
 } as const satisfies Record<CompressionType, object>;
+
+/**
+ * Decodes one compressed cluster, off the main thread. `input` runs to the end of its last sector; `output` is one cluster,
+ * which holds garbage unless the result is ok.
+ * @throws Qcow2Error `ERR_QCOW2_UNSUPPORTED` when this build has no such codec
+ */
+export async function decodeCluster(
+  type: CompressionType,
+  input: Uint8Array,
+  output: Uint8Array,
+): Promise<DecodeResult> {
+  const { codec, name } = codecs[type];
+  if (native.codecs[name]) return native.decompressClusterAsync(codec, input, output);
+  if (type !== 'zlib') throw missingCodec(type);
+  return inflateWithNode(input, output);
+}
+
+async function inflateWithNode(input: Uint8Array, output: Uint8Array): Promise<DecodeResult> {
+  const decoded = await inflateRaw(input, { maxOutputLength: output.length }).catch(() => null);
+  if (decoded === null) return DecodeResult.damaged;
+  output.set(decoded);
+  return decoded.length < output.length ? DecodeResult.tooShort : DecodeResult.ok;
+}
 
 /**
  * Compresses whole clusters, off the main thread.
@@ -47,8 +71,8 @@ async function compressWithNode(
   if (type !== 'zlib') throw missingCodec(type);
   const streams: (Uint8Array | null)[] = [];
   for (let at = 0; at < clusters.length; at += clusterSize) {
-    const stream = await deflateRawAsync(clusters.subarray(at, at + clusterSize), {
-      level: Math.min(level ?? constants.Z_DEFAULT_COMPRESSION, constants.Z_BEST_COMPRESSION),
+    const stream = await deflateRaw(clusters.subarray(at, at + clusterSize), {
+      level: Math.min(level ?? zlib.constants.Z_DEFAULT_COMPRESSION, zlib.constants.Z_BEST_COMPRESSION),
     });
     streams.push(stream.length < clusterSize ? stream : null);
   }

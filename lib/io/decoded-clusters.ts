@@ -1,7 +1,9 @@
 /** A few decoded compressed clusters, so that small reads in a row do not decode the same cluster again and again. */
 import { Qcow2Error } from '../errors.js';
+import type { CompressionType } from '../format/header-fields.js';
 import type { GuestOffset, HostOffset } from '../format/units.js';
-import { Codec, DecodeResult, native } from '../native.js';
+import { DecodeResult } from '../native.js';
+import { decodeCluster } from './codec.js';
 import { readPadded, type Storage } from '../storage/storage.js';
 
 const capacity = 8;
@@ -17,13 +19,13 @@ const decodeProblems: Record<DecodeResult, string> = {
 export class DecodedClusters {
   readonly #storage: Storage;
   readonly #clusterSize: number;
-  readonly #codec: Codec;
+  readonly #type: CompressionType;
   readonly #clusters = new Map<number, Promise<Uint8Array>>();
 
-  constructor(storage: Storage, clusterSize: number, codec: Codec) {
+  constructor(storage: Storage, clusterSize: number, type: CompressionType) {
     this.#storage = storage;
     this.#clusterSize = clusterSize;
-    this.#codec = codec;
+    this.#type = type;
   }
 
   /**
@@ -53,7 +55,7 @@ export class DecodedClusters {
     const input = new Uint8Array(length);
     await readPadded(this.#storage, input, host);
     const output = new Uint8Array(this.#clusterSize);
-    const result = await native.decompressClusterAsync(this.#codec, input, output);
+    const result = await decodeCluster(this.#type, input, output);
     if (result !== DecodeResult.ok) {
       throw new Qcow2Error(
         'ERR_QCOW2_CORRUPT',
