@@ -102,7 +102,7 @@ function openReason(error: unknown, image: Concerned): Reason {
   return reasonOf(error, image);
 }
 
-function isDirectory(path: string): boolean {
+export function isDirectory(path: string): boolean {
   return statSync(path, { throwIfNoEntry: false })?.isDirectory() ?? false;
 }
 
@@ -122,17 +122,7 @@ function formatReason(error: Qcow2Error, image: Concerned): Reason {
             ? 'Invalid password, cannot unlock any keyslot'
             : "Parameter 'encrypt.key-secret' is required for cipher",
       };
-    case 'ERR_QCOW2_REFERENCE':
-      return referenceReason(error);
     default:
       return { text: error.message };
   }
-}
-
-/** A backing file that does not open is named together with the reason. */
-function referenceReason(error: Qcow2Error): Reason {
-  const words = systemErrorWords(error.cause);
-  if (words === null) return { text: error.message };
-  const path = systemErrorPath(error.cause) ?? '';
-  return { text: `Could not open backing file: Could not open '${path}': ${words}` };
 }

@@ -69,6 +69,13 @@ export function sizeParameter(name: string, text: string): bigint {
   return size;
 }
 
+const sectorSize = 512;
+
+/** QEMU counts disks in whole sectors: a size, bytes, is rounded up. */
+export function wholeSectors(bytes: number): number {
+  return Math.ceil(bytes / sectorSize) * sectorSize;
+}
+
 const units = ['', 'Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei'];
 
 /** Bytes with three significant digits: `196 KiB`, `1.95 GiB`. From 1000 of a unit on, the next unit is used. */

@@ -1,0 +1,84 @@
+/** An image and the files below it: their names, and what `info` tells about each. */
+import { statSync } from 'node:fs';
+import type { Disk, Qcow2 } from '../index.js';
+import { Failure } from './failure.js';
+import type { ImageArguments } from './image-arguments.js';
+import { besideImage, knownDriver, protocolOf } from './image-name.js';
+import type { ImageName } from './image-name.js';
+import type { ImageDescription } from './print-info.js';
+import { onlyPlainNames } from './references.js';
+import { wholeSectors } from './sizes.js';
+
+/** As many files as a chain may have. */
+const maxDepth = 200;
+
+/** Describes an image without opening anything it refers to. */
+export async function describe(name: ImageName, images: ImageArguments): Promise<ImageDescription> {
+  const { disk, format } = await images.openDisk(name, { backing: 'none' });
+  try {
+    const details = isQcow2(disk) ? await disk.info() : null;
+    const backing = details?.backing ?? null;
+    return {
+      name: name.shown,
+      format,
+      virtualSize: wholeSectors(disk.size),
+      actualSize: details === null ? statSync(name.path).blocks * 512 : details.actualSize,
+      fullBackingName: backing === null ? null : besideImage(name.path, backing.name),
+      details,
+    };
+  } finally {
+    await disk.close();
+  }
+}
+
+/** Describes an image and all its backing files, from the top down. */
+export async function* describeChain(
+  name: ImageName,
+  images: ImageArguments,
+): AsyncGenerator<ImageDescription> {
+  const seen = new Set<string>();
+  let next: ImageName | null = name;
+  while (next !== null) {
+    const image: ImageDescription = await describe(next, images);
+    noteFile(next, seen);
+    yield image;
+    next = backingName(image, images);
+  }
+}
+
+/** The file that holds the data of each layer, from the top down. */
+export async function dataFiles(name: ImageName, images: ImageArguments): Promise<string[]> {
+  const files: string[] = [];
+  let path = name.path;
+  for await (const { details, fullBackingName } of describeChain(name, images)) {
+    const dataFile = details?.dataFile?.name ?? null;
+    files.push(dataFile === null ? path : besideImage(path, dataFile));
+    path = fullBackingName ?? '';
+  }
+  return files;
+}
+
+/** The name of the file below an image, or null at the bottom. */
+function backingName(image: ImageDescription, images: ImageArguments): ImageName | null {
+  const given = image.fullBackingName;
+  const backing = image.details?.backing ?? null;
+  if (given === null || backing === null) return null;
+  if (images.deniesReferences) {
+    throw new Failure(`Could not open '${given}': backing files are not opened with --deny-references`);
+  }
+  if (protocolOf(given) !== null) throw onlyPlainNames(given);
+  const format = backing.format === null ? {} : { format: knownDriver(backing.format) };
+  return { given, shown: given, path: given, ...format };
+}
+
+function noteFile({ path, shown }: ImageName, seen: Set<string>): void {
+  const { dev, ino } = statSync(path, { bigint: true });
+  const identity = `${dev}:${ino}`;
+  if (seen.has(identity)) throw new Failure(`Backing file '${shown}' creates an infinite loop.`);
+  if (seen.size === maxDepth) throw new Failure(`The backing chain has more than ${maxDepth} files`);
+  seen.add(identity);
+}
+
+export function isQcow2(disk: Disk): disk is Qcow2 {
+  return 'info' in disk;
+}

@@ -1,0 +1,86 @@
+/** `map`: lists which parts of a disk are stored, and where. */
+import { dataFiles } from '../chain.js';
+import type { Context } from '../context.js';
+import { UsageFailure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import type { ImageName } from '../image-name.js';
+import type { Extent } from '../../disk.js';
+import type { Disk } from '../../index.js';
+import { mapSpec } from '../options.js';
+import type { Output } from '../output.js';
+import { outputFormat } from '../output-format.js';
+import type { OutputFormat } from '../output-format.js';
+import { emptyEntry, mapEntries, mapHeading, mapJson, mapText } from '../print-map.js';
+import type { MapEntry } from '../print-map.js';
+import { sizeArgument, wholeSectors } from '../sizes.js';
+
+export async function run(words: readonly string[], { out }: Context): Promise<number> {
+  const { name, images, start, length, output } = parse(words);
+  const { disk } = await images.openDisk(name);
+  try {
+    const entries = mapEntries(wholeExtents(disk, start, length));
+    if (output === 'json') await printJson(entries, start, out);
+    else await printText(entries, await dataFiles(name, images), out);
+  } finally {
+    await disk.close();
+  }
+  return 0;
+}
+
+interface Request {
+  name: ImageName;
+  images: ImageArguments;
+  start: bigint;
+  length: bigint | null;
+  output: OutputFormat;
+}
+
+function parse(words: readonly string[]): Request {
+  const line = new CommandLine(mapSpec.options, words);
+  const images = new ImageArguments();
+  let output = 'human';
+  let start = 0n;
+  let length: bigint | null = null;
+  for (const { name, value } of line) {
+    if (images.take(name, value)) continue;
+    if (name === 'output') output = value;
+    if (name === 'start-offset') start = sizeArgument('start offset', value);
+    if (name === 'max-length') length = sizeArgument('max length', value);
+  }
+  const [file, ...more] = line.positionals;
+  if (file === undefined || more.length > 0) throw new UsageFailure('Expecting one image file name');
+  return { output: outputFormat(output), images, start, length, name: images.name(file) };
+}
+
+/** The extents of the part of the disk that is asked for; what fills up the last sector is zeros. */
+async function* wholeExtents(disk: Disk, start: bigint, length: bigint | null): AsyncGenerator<Extent> {
+  const whole = BigInt(wholeSectors(disk.size));
+  const end = length === null || start + length > whole ? whole : start + length;
+  const dataEnd = end < BigInt(disk.size) ? end : BigInt(disk.size);
+  if (start < dataEnd) yield* disk.extents({ start, length: dataEnd - start });
+  if (start < end && disk.size < end) {
+    const from = Math.max(disk.size, Number(start));
+    yield { start: from, length: Number(end) - from, type: 'zero', depth: 0, hostOffset: from };
+  }
+}
+
+async function printJson(entries: AsyncIterable<MapEntry>, start: bigint, out: Output): Promise<void> {
+  let before = '[';
+  for await (const entry of entries) {
+    out.write(before + mapJson(entry));
+    before = ',\n';
+  }
+  if (before === '[') out.write(before + mapJson(emptyEntry(Number(start))));
+  out.write(']\n');
+}
+
+async function printText(
+  entries: AsyncIterable<MapEntry>,
+  files: readonly string[],
+  out: Output,
+): Promise<void> {
+  out.write(mapHeading);
+  const fileName = (depth: number): string => out.foreign(files[depth] ?? '');
+  for await (const entry of entries) out.write(mapText(entry, fileName));
+}

@@ -1,0 +1,130 @@
+/** `resize`: changes the size of a disk. */
+import type { Context } from '../context.js';
+import { reasonOf, failure, openFailure } from '../error-text.js';
+import { Failure, UsageFailure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import type { ImageName } from '../image-name.js';
+import { resizeRaw } from '../../index.js';
+import type { CreateOptions } from '../../options.js';
+import { resizeSpec } from '../options.js';
+import { say } from '../output.js';
+import { sizeParameter } from '../sizes.js';
+
+type Preallocation = NonNullable<CreateOptions['preallocation']>;
+
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const request = parse(words);
+  const { name, images, quiet } = request;
+  const { disk, format } = await images.openDisk(name, { backing: 'none' });
+  const { size } = disk;
+  await disk.close();
+  try {
+    if (format === 'raw') await resizeRawImage(size, request, context);
+    else await resizeQcow2(request, context);
+  } catch (error) {
+    throw error instanceof Failure ? error : failure('', reasonOf(error, { name: name.given }), error);
+  }
+  if (!quiet) context.out.write('Image resized.\n');
+  return 0;
+}
+
+const maxSize = 2n ** 63n - 1n;
+
+interface Request {
+  name: ImageName;
+  images: ImageArguments;
+  change: Change;
+  shrink: boolean;
+  preallocation: Preallocation;
+  quiet: boolean;
+}
+
+/** A size to reach, or to add or take away. */
+interface Change {
+  sign: '+' | '-' | '';
+  bytes: bigint;
+}
+
+function parse(words: readonly string[]): Request {
+  // The size is the last word whatever it looks like: `-1G` is no option.
+  const size = words.at(-1);
+  if (size === undefined || words.length < 2) throw new UsageFailure('Not enough arguments');
+  const line = new CommandLine(resizeSpec.options, words.slice(0, -1));
+  const images = new ImageArguments();
+  let shrink = false;
+  let quiet = false;
+  let preallocation: Preallocation = 'off';
+  for (const { name, value } of line) {
+    if (images.take(name, value)) continue;
+    if (name === 'shrink') shrink = true;
+    if (name === 'quiet') quiet = true;
+    if (name === 'preallocation') preallocation = preallocationMode(value);
+  }
+  const [file, ...more] = line.positionals;
+  if (file === undefined || more.length > 0) throw new UsageFailure('Expecting image file name and size');
+  return { change: parseChange(size), images, shrink, preallocation, quiet, name: images.name(file) };
+}
+
+function preallocationMode(value: string): Preallocation {
+  if (value === 'off' || value === 'metadata' || value === 'falloc' || value === 'full') return value;
+  throw new Failure(`Invalid preallocation mode '${value}'`);
+}
+
+function parseChange(text: string): Change {
+  const sign = text.startsWith('+') ? '+' : text.startsWith('-') ? '-' : '';
+  return { sign, bytes: sizeParameter('size', text.slice(sign.length)) };
+}
+
+/** Bytes. @throws Failure when the size is impossible or not allowed */
+function newSize(current: number, request: Request, { complain }: Context): bigint {
+  const { change, shrink, preallocation } = request;
+  const before = BigInt(current);
+  const after =
+    change.sign === '' ? change.bytes : change.sign === '+' ? before + change.bytes : before - change.bytes;
+  if (after <= 0n || after > maxSize) throw new Failure('New image size must be positive');
+  if (after >= before) return after;
+  if (preallocation !== 'off') throw new Failure('Preallocation can only be used for growing images');
+  if (shrink) return after;
+  complain('Use the --shrink option to perform a shrink operation.');
+  throw new Failure(
+    "warning: Shrinking an image will delete all data beyond the shrunken image's end. " +
+      'Before performing such an operation, make sure there is no important data there.',
+  );
+}
+
+/** What looks raw may be anything else in the eyes of the next program. */
+function warnAboutProbing(name: string): void {
+  say(
+    `WARNING: Image format was not specified for '${name}' and probing guessed raw.\n` +
+      '         Automatically detecting the format is dangerous for raw images, write operations on block 0 ' +
+      "will be restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n",
+  );
+}
+
+async function resizeQcow2(request: Request, context: Context): Promise<void> {
+  const { name, images, shrink, preallocation } = request;
+  const disk = await images.openQcow2(name, { mode: 'r+' });
+  try {
+    if ((await disk.info()).corrupt) {
+      throw new Failure(
+        `Could not open '${name.given}': qcow2: Image is corrupt; cannot be opened read/write`,
+      );
+    }
+    await disk.resize(newSize(disk.size, request, context), { shrink, preallocation });
+  } finally {
+    await disk.close();
+  }
+}
+
+async function resizeRawImage(current: number, request: Request, context: Context): Promise<void> {
+  const { name, shrink, preallocation } = request;
+  if (name.format === undefined) warnAboutProbing(name.given);
+  const size = newSize(current, request, context);
+  if (preallocation === 'metadata') throw new Failure('Unsupported preallocation mode: metadata');
+  try {
+    await resizeRaw(name.path, size, { shrink, preallocation });
+  } catch (error) {
+    throw openFailure(error, { name: name.given, path: name.path, writing: true });
+  }
+}

@@ -1,0 +1,194 @@
+/** How an image is named on a command line: a path, `json:{...}`, or a list of options with `--image-opts`. */
+import type { ImageFormat } from '../options.js';
+import { Failure } from './failure.js';
+import { quote } from './json.js';
+import { parseSwitch, splitList } from './o-options.js';
+
+export interface ImageName {
+  /** As given, for messages. */
+  given: string;
+  /** As `info` prints it. */
+  shown: string;
+  path: string;
+  /** The format asked for; probed when absent. */
+  format?: ImageFormat;
+  /** The secret that unlocks the image. */
+  keySecret?: string;
+  /** `file.locking=off`: takes no locks. */
+  locking?: false;
+}
+
+/**
+ * Reads the name of an existing image.
+ * @param format what `-f` said
+ * @throws Failure in the words of qemu-img
+ */
+export function parseImageName(given: string, options: { imageOpts: boolean; format?: string }): ImageName {
+  try {
+    if (options.imageOpts) return fromOptions(given, listOptions(given));
+    if (given.startsWith('json:')) return fromOptions(given, jsonOptions(given));
+    const format = options.format === undefined ? undefined : knownDriver(options.format);
+    const path = localPath(given);
+    return { given, shown: path, path, ...(format === undefined ? {} : { format }) };
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    throw new Failure(`Could not open '${given}': ${error.message}`, { cause: error });
+  }
+}
+
+/**
+ * The path in a plain name, without its `file:`.
+ * @throws Failure for any other protocol
+ */
+export function localPath(name: string): string {
+  const protocol = protocolOf(name);
+  if (protocol === null) return name;
+  if (protocol !== 'file') throw new Failure(`Unknown protocol '${protocol}'`);
+  return name.slice('file:'.length);
+}
+
+/** What is before a colon that no slash precedes; null for a plain path (also one with a Windows drive letter). */
+export function protocolOf(name: string): string | null {
+  const match = /^([^:/]+):/.exec(name);
+  const protocol = match?.[1];
+  if (protocol === undefined || (process.platform === 'win32' && protocol.length === 1)) return null;
+  return protocol;
+}
+
+/** A name found in an image, as one would write it where the image's own name is `path`. */
+export function besideImage(path: string, name: string): string {
+  if (name.startsWith('/') || protocolOf(name) !== null) return name;
+  return path.slice(0, path.lastIndexOf('/') + 1) + name;
+}
+
+/** @throws Failure for a format this package does not have */
+export function knownDriver(format: string): ImageFormat {
+  if (format === 'qcow2' || format === 'raw') return format;
+  throw new Failure(`Unknown driver '${format}'`);
+}
+
+type ImageOptions = ReadonlyMap<string, string>;
+
+function listOptions(given: string): ImageOptions {
+  const items = splitList(given);
+  const [first] = items;
+  if (first?.value === null) throw noSuchNode(first.name);
+  return new Map(items.map(({ name, value }) => [name, value ?? 'on']));
+}
+
+function jsonOptions(given: string): ImageOptions {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(given.slice('json:'.length));
+  } catch (cause) {
+    throw new Failure(`Could not parse the JSON options: ${(cause as SyntaxError).message}`, { cause });
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new Failure('Invalid JSON object given');
+  }
+  return new Map(flatten(parsed, ''));
+}
+
+/** `{"file": {"filename": "x"}}` says the same as `{"file.filename": "x"}`. */
+function flatten(object: object, prefix: string): [string, string][] {
+  return Object.entries(object).flatMap(([name, value]: [string, unknown]): [string, string][] =>
+    typeof value === 'object' && value !== null
+      ? flatten(value, `${prefix}${name}.`)
+      : [[prefix + name, value === true ? 'on' : value === false ? 'off' : String(value)]],
+  );
+}
+
+/** Options that are understood by any format and change nothing here. */
+const ignoredOptions = new Set([
+  'read-only',
+  'auto-read-only',
+  'force-share',
+  'discard',
+  'detect-zeroes',
+  'node-name',
+  'cache.direct',
+  'cache.no-flush',
+]);
+
+/** Options of qcow2 that only tune QEMU's caches and writes. */
+const ignoredQcow2Options = new Set([
+  'lazy-refcounts',
+  'cache-size',
+  'l2-cache-size',
+  'l2-cache-entry-size',
+  'refcount-cache-size',
+  'cache-clean-interval',
+  'pass-discard-request',
+  'pass-discard-snapshot',
+  'pass-discard-other',
+  'overlap-check',
+]);
+
+const ignoredFileOptions = new Set(['aio', 'drop-cache', ...ignoredOptions]);
+
+function fromOptions(given: string, options: ImageOptions): ImageName {
+  const driver = options.get('driver');
+  const file = options.get('file');
+  if (file !== undefined) throw noSuchNode(file);
+  if (driver === 'file') return fromFileDriver(given, options);
+  const format = driver === undefined ? undefined : knownDriver(driver);
+  const path = options.get('file.filename');
+  if (path === undefined) {
+    throw new Failure(
+      format === undefined
+        ? 'Must specify either driver or file'
+        : 'A block device must be specified for "file"',
+    );
+  }
+  refuseUnknownOptions(options, format);
+  const keySecret = options.get('encrypt.key-secret');
+  const locking = options.get('file.locking');
+  return {
+    given,
+    shown: keySecret === undefined ? path : shownWithSecret(path, keySecret),
+    path,
+    ...(format === undefined ? {} : { format }),
+    ...(keySecret === undefined ? {} : { keySecret }),
+    ...(locking !== undefined && isOff(locking) ? { locking: false as const } : {}),
+  };
+}
+
+/** `driver=file,filename=x` is the bare file. */
+function fromFileDriver(given: string, options: ImageOptions): ImageName {
+  const path = options.get('filename');
+  if (path === undefined) throw new Failure("The 'file' block driver requires a file name");
+  return { given, shown: path, path, format: 'raw' };
+}
+
+function refuseUnknownOptions(options: ImageOptions, format: ImageFormat | undefined): void {
+  for (const [name, value] of options) {
+    if (['driver', 'file.filename', 'file.locking'].includes(name) || ignoredOptions.has(name)) continue;
+    if (name === 'file.driver') {
+      if (value !== 'file') throw new Failure(`Unknown driver '${value}'`);
+    } else if (name.startsWith('file.')) {
+      const inner = name.slice('file.'.length);
+      if (!ignoredFileOptions.has(inner)) {
+        throw new Failure(`Block protocol 'file' doesn't support the option '${inner}'`);
+      }
+    } else if (!isQcow2Option(name) || format === 'raw') {
+      throw new Failure(`Block format '${format ?? 'qcow2'}' does not support the option '${name}'`);
+    }
+  }
+}
+
+function isQcow2Option(name: string): boolean {
+  return name === 'encrypt.key-secret' || name === 'encrypt.format' || ignoredQcow2Options.has(name);
+}
+
+function isOff(value: string): boolean {
+  return value !== 'auto' && !parseSwitch('locking', value);
+}
+
+function noSuchNode(name: string): Failure {
+  return new Failure(`Cannot find device='${name}' nor node-name='${name}'`);
+}
+
+function shownWithSecret(path: string, secret: string): string {
+  const file = `{"driver": "file", "filename": ${quote(path)}}`;
+  return `json:{"encrypt.key-secret": ${quote(secret)}, "driver": "qcow2", "file": ${file}}`;
+}

@@ -1,0 +1,34 @@
+/** Progress in per cent, in the plain form that qemu-img prints with `-p`. */
+import type { Progress } from '../disk.js';
+import type { Output } from './output.js';
+
+/** Per cent that must have been done since the last line before another one is worth it. */
+const step = 1;
+
+export class ProgressLine {
+  readonly #out: Output;
+  #shown: number | null = null;
+
+  constructor(out: Output) {
+    this.#out = out;
+    this.#show(0);
+  }
+
+  update({ done, total }: Progress): void {
+    const percent = total === 0 ? 100 : (100 * done) / total;
+    if (this.#shown === null || percent - this.#shown >= step || percent === 100) this.#show(percent);
+  }
+
+  /** Ends the line, at 100 per cent when the work was finished. */
+  end(finished: boolean): void {
+    if (finished && this.#shown !== 100) this.#show(100);
+    this.#out.write('\n');
+    this.#out.flush();
+  }
+
+  #show(percent: number): void {
+    this.#shown = percent;
+    this.#out.write(`    (${percent.toFixed(2)}/100%)\r`);
+    this.#out.flush();
+  }
+}
