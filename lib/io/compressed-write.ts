@@ -77,11 +77,11 @@ async function writeBatch(
       placed.push({ start: guestOffset(position + index * clusterSize), host, length: stream.length });
       requests.add(storeStream(guest, stream, host));
     }
-  } finally {
-    await requests.settled().catch((error: unknown) => {
-      for (const { host, length } of placed) image.committer.freeLater(host, length, false);
-      throw error;
-    });
+    await requests.settled();
+  } catch (error) {
+    await requests.settled().catch(() => undefined);
+    for (const { host, length } of placed) image.committer.freeLater(host, length, false);
+    throw error;
   }
   for (const cluster of placed) await pointAt(guest, cluster);
 }

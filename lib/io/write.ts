@@ -142,11 +142,11 @@ async function writeIntoNew(
       requests.add(storePart(guest, data, position, part, host + (part.start - at)));
       at += count * clusterSize;
     }
-  } finally {
-    await requests.settled().catch((error: unknown) => {
-      for (const { host, count } of placed) giveBack(guest, host, count);
-      throw error;
-    });
+    await requests.settled();
+  } catch (error) {
+    await requests.settled().catch(() => undefined);
+    for (const { host, count } of placed) giveBack(guest, host, count);
+    throw error;
   }
   for (const { start, count, host } of placed) {
     const end = Math.min(start + count * clusterSize, piece.end);

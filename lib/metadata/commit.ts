@@ -101,11 +101,19 @@ export class Committer {
     if (dirty > this.#dirtyLimit || this.#frees.clusters > maxPendingFrees) await this.flush();
   }
 
-  /** Commits, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. */
+  /**
+   * Commits, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. When it
+   * fails nobody can tell which tables the header on the medium points at, so the failure is remembered as one of a barrier.
+   */
   exclusive<T>(work: () => Promise<T>): Promise<T> {
     return this.#mutex.run(async () => {
       await this.#commit(false);
-      return work();
+      try {
+        return await work();
+      } catch (error) {
+        this.#failure ??= error;
+        throw error;
+      }
     });
   }
 

@@ -1,5 +1,6 @@
 /** Changing the size of the disk. Order when growing: L1 | size; when shrinking: size | clusters past the end, file tail. */
 import { invalidArgValue, Qcow2Error } from '../errors.js';
+import { hasFeature } from '../format/features.js';
 import { l1EntriesFor } from '../format/geometry.js';
 import { alignDown, alignUp, guestOffset } from '../format/units.js';
 import { guestExtents } from '../io/extents.js';
@@ -75,6 +76,7 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
     await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
   }
   if (preallocation !== 'off') await preallocate(guest, alignUp(old, clusterSize), size, preallocation);
+  if (image.hasDataFile && (await image.dataStorage.size()) < size) await image.dataStorage.truncate(size);
   await image.committer.flush();
   await image.patchHeader({ size });
   await image.committer.barrier();
@@ -97,4 +99,6 @@ async function shrink(guest: GuestImage, size: number): Promise<void> {
   image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
   await image.committer.flush();
   await trimFile(image);
+  // A raw data file is the disk, so it ends where the disk does.
+  if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
 }
