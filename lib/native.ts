@@ -322,6 +322,11 @@ export interface NativeCore {
     length: number,
   ): Promise<number>;
   /**
+   * Fills `buffer` from `offset` on if all of it is in the page cache; never waits for the device. Returns 1 when it did,
+   * 0 when not (the buffer then holds garbage), or {@link OsResult.unsupported}.
+   */
+  readCached(fd: number, offset: number, buffer: Uint8Array): number;
+  /**
    * The first offset at or after `offset` that may hold data, or an {@link OsResult}. Moves the file position of the
    * descriptor, which positional reads and writes do not use.
    */

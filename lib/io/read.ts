@@ -14,6 +14,9 @@ import { InFlight } from '../storage/settle.js';
 import { cryptSectorSize } from './encryption/sector-cipher.js';
 import type { GuestImage } from './guest-image.js';
 
+/** Longer reads are better off on the thread pool, beside others. */
+const maxCachedRead = 64 * 1024;
+
 /** Fills `buffer` with guest bytes from `position` on. The caller holds a lock on the range. */
 export async function readGuest(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): Promise<void> {
   const requests = new InFlight();
@@ -92,6 +95,7 @@ async function readInFile(
   host: HostOffset,
 ): Promise<void> {
   const { dataStorage, geometry, hasDataFile } = guest.image;
+  if (part.length <= maxCachedRead && dataStorage.readCached?.(part, host) === true) return;
   const got = await dataStorage.read(part, host);
   if (got === part.length) return;
   part.fill(0, got);

@@ -11,6 +11,7 @@
 #include "binding/work.h"
 #include "os/copy.h"
 #include "os/lock.h"
+#include "os/read_cached.h"
 #include "os/seek.h"
 #include "os/space.h"
 
@@ -166,6 +167,15 @@ napi_value probe(napi_env env, napi_callback_info info) noexcept {
   return answerNow(env, probeLock(range.fd, range.offset, range.length));
 }
 
+napi_value readNow(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const int fd = fileDescriptor(args, 0, "fd");
+  const int64_t offset = args.integer(1, "offset", 0, kMaxSafeInteger);
+  const MutableBytes buffer = args.bytes(2, "buffer");
+  if (args.failed()) return nullptr;
+  return answerNow(env, readCached(fd, offset, buffer));
+}
+
 }  // namespace
 
 bool initOs(napi_env env, napi_value exports) {
@@ -177,7 +187,8 @@ bool initOs(napi_env env, napi_value exports) {
                           {"seekData", findData},
                           {"seekHole", findHole},
                           {"lockBytes", lock},
-                          {"probeLock", probe}});
+                          {"probeLock", probe},
+                          {"readCached", readNow}});
 }
 
 }  // namespace qcow2::binding

@@ -287,3 +287,28 @@ describe('arguments', () => {
     it(`refuse ${name}`, () => expect(call).toThrow(expect.objectContaining({ code })));
   }
 });
+
+describe('readCached', () => {
+  it('reads what was just written without waiting, and refuses what the file does not have', async () => {
+    const content = pattern(7, 20_000);
+    const { fd } = await fileOf(content);
+    const part = new Uint8Array(5000);
+    const result = native.readCached(fd, 1234, part);
+    // A file system without the call says so; one with it has the bytes at hand.
+    expect([1, OsResult.unsupported]).toContain(result);
+    if (result === 1) expect(Buffer.from(part)).toEqual(Buffer.from(content.subarray(1234, 6234)));
+    expect(native.readCached(fd, 19_000, part)).not.toBe(1);
+  });
+
+  it('checks its arguments', async () => {
+    const { fd } = await fileOf(pattern(8, 512));
+    const part = new Uint8Array(8);
+    expect(() => native.readCached(fd, -1, part)).toThrow(
+      expect.objectContaining({ code: 'ERR_OUT_OF_RANGE' }),
+    );
+    expect(() => native.readCached(fd, 0, 'x' as never)).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARG_TYPE' }),
+    );
+    expect(() => native.readCached(1e6, 0, part)).toThrow(expect.objectContaining({ code: 'EBADF' }));
+  });
+});
