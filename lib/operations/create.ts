@@ -84,7 +84,7 @@ function refuseConflicts(
     'lazyRefcounts' | 'compressionType' | 'extendedL2' | 'externalData' | 'rawExternal',
     boolean
   >,
-  { backing, preallocation = 'off', encryption }: CreateOptions,
+  { backing, preallocation = 'off' }: CreateOptions,
 ): void {
   if (version === 2 && (Object.values(wanted).includes(true) || refcountBits !== 16)) {
     throw conflict(
@@ -102,9 +102,6 @@ function refuseConflicts(
   }
   if (preallocation !== 'off' && backing !== undefined) {
     throw conflict('preallocated clusters would hide the backing file');
-  }
-  if (wanted.compressionType && encryption !== undefined) {
-    throw conflict('encrypted clusters are never compressed, so zstd has no use');
   }
   if (backing === undefined) return;
   const length = encodeName(backing.name).length;
