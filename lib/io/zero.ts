@@ -64,7 +64,7 @@ export async function zeroLocked(
   const wholeTo = Math.max(alignDown(to, clusterSize), wholeFrom);
   await writeZeros(guest, start, Math.min(from, end));
   await zeroSubclusters(guest, from, wholeFrom);
-  await zeroClusters(guest, wholeFrom, wholeTo, options);
+  await zeroClusters(guest, wholeFrom, wholeTo, end, options);
   await zeroSubclusters(guest, wholeTo, to);
   await writeZeros(guest, to, end);
 }
@@ -80,11 +80,12 @@ async function zeroSubclusters(guest: GuestImage, start: number, end: number): P
   }
 }
 
-/** Zeros whole clusters and lets go of what they had. */
+/** Zeros whole clusters and lets go of what they had. Where zeros must be stored, none are stored past `limit`. */
 async function zeroClusters(
   guest: GuestImage,
   start: number,
   end: number,
+  limit: number,
   options: ZeroOptions,
 ): Promise<void> {
   if (start >= end) return;
@@ -96,7 +97,7 @@ async function zeroClusters(
     if (first === undefined || last === undefined) continue;
     const length = last.start + last.length - first.start;
     if (treatment === 'write') {
-      await writeZeros(guest, first.start, Math.min(first.start + length, guest.image.header.size));
+      await writeZeros(guest, first.start, Math.min(first.start + length, limit));
       continue;
     }
     await setZero(guest, first.start, length, treatment);
