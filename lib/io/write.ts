@@ -129,6 +129,8 @@ async function writeIntoNew(
 ): Promise<void> {
   const { clusterSize } = guest.image.geometry;
   const piece = extended(guest, position, position + data.length, group);
+  const { mapping, allocator, committer } = guest.image;
+  await mapping.ensureTables(group.start, group.end - group.start, allocator, committer);
   const requests = new InFlight();
   const placed: { start: number; count: number; host: number }[] = [];
   try {

@@ -130,9 +130,21 @@ export class Mapping {
     return runs;
   }
 
+  /** Makes the L2 tables for guest bytes [start, start + length) where there are none, and copies those that a snapshot shares. */
+  async ensureTables(
+    start: GuestOffset,
+    length: number,
+    allocator: Allocator,
+    committer: Committer,
+  ): Promise<void> {
+    const { l2Coverage } = this.#geometry;
+    for (let index = Math.floor(start / l2Coverage); index * l2Coverage < start + length; index++) {
+      await this.#ensureOwnTable(index, allocator, committer);
+    }
+  }
+
   /**
-   * Changes the entries of guest bytes [start, start + length), making L2 tables where there are none and copying those
-   * that a snapshot shares. The tables are there before the first change.
+   * Changes the entries of guest bytes [start, start + length), after {@link ensureTables}.
    */
   async modify(
     start: GuestOffset,
@@ -141,11 +153,9 @@ export class Mapping {
     committer: Committer,
     change: TableChange,
   ): Promise<void> {
+    await this.ensureTables(start, length, allocator, committer);
     const end = start + length;
     const { l2Coverage } = this.#geometry;
-    for (let index = Math.floor(start / l2Coverage); index * l2Coverage < end; index++) {
-      await this.#ensureOwnTable(index, allocator, committer);
-    }
     let at: number = start;
     while (at < end) {
       const sliceStart = Math.floor(at / this.#sliceCoverage) * this.#sliceCoverage;

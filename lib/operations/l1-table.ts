@@ -46,14 +46,12 @@ async function moveL1(image: Image, entries: number): Promise<void> {
   const offset = hostOffset(first * geometry.clusterSize);
   const old = { offset: mapping.l1Offset, length: mapping.l1Bytes.length };
   await committer.exclusive(async () => {
-    // The rest of the last cluster is written, too: it may hold an old table's entries.
-    const padded = new Uint8Array(alignUp(bytes, geometry.clusterSize));
-    padded.set(mapping.l1Bytes);
-    await storage.write(padded, offset);
+    const table = enlarged(mapping.l1Bytes, entries);
+    await storage.write(table, offset);
     await committer.barrier();
     await image.patchHeader({ l1Size: entries, l1TableOffset: offset });
     await committer.barrier();
-    mapping.replaceL1(padded.slice(0, bytes), offset);
+    mapping.replaceL1(table, offset);
   });
   if (old.length > 0) committer.freeLater(old.offset, old.length, false);
   reserve(image);

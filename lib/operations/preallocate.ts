@@ -25,8 +25,10 @@ export async function preallocate(
   const stop = alignUp(end, clusterSize);
   for (let at = start; at < stop;) {
     await image.committer.relieve();
-    const wanted = Math.min(stop - at, l2Coverage) / clusterSize;
-    const run = await place(guest, at, wanted);
+    // Tables first, so that they lie before the data they describe, as in images made by QEMU.
+    const part = Math.min(stop - at, l2Coverage - (at % l2Coverage));
+    await image.mapping.ensureTables(guestOffset(at), part, image.allocator, image.committer);
+    const run = await place(guest, at, part / clusterSize);
     const length = run.count * clusterSize;
     await prepare(image.dataStorage, run.host, length, mode, fileEnd);
     highest = Math.max(highest, run.host + length);
@@ -35,8 +37,8 @@ export async function preallocate(
       length,
       image.allocator,
       image.committer,
-      (table, from, part, guestAt) => {
-        native.l2SetData(table, image.mapping.l2Flags, clusterBits, from, part, run.host + (guestAt - at));
+      (table, from, bytes, guestAt) => {
+        native.l2SetData(table, image.mapping.l2Flags, clusterBits, from, bytes, run.host + (guestAt - at));
       },
     );
     at += length;
