@@ -1,4 +1,5 @@
 /** Directories that last as long as a test. */
+import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -17,4 +18,15 @@ export function useTempDir(): (name?: string) => string {
     await rm(directory, { recursive: true, force: true });
   });
   return (name = '') => join(directory, name);
+}
+
+/** Runs `work` with a directory of its own, in memory where the system has a place for that: for tests that flush a lot. */
+export async function withTempDir<T>(work: (path: (name: string) => string) => Promise<T>): Promise<T> {
+  const parent = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
+  const directory = await mkdtemp(join(parent, 'qcow2-test-'));
+  try {
+    return await work((name) => join(directory, name));
+  } finally {
+    await rm(directory, { recursive: true, force: true });
+  }
 }
