@@ -13,6 +13,7 @@ import { cryptSectorSize, type SectorCipher } from './io/encryption/sector-ciphe
 import type { DataCipher, GuestImage } from './io/guest-image.js';
 import { RangeLock } from './io/range-lock.js';
 import { RawDisk } from './io/raw-disk.js';
+import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
 import { openSource } from './storage/open-source.js';
@@ -130,7 +131,7 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
     compressedSpace: new CompressedSpace(image),
     backing,
     cipher,
-    changes: null,
+    bitmaps: new DirtyBitmaps(image),
   };
 }
 

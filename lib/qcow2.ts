@@ -161,6 +161,11 @@ export class Qcow2 implements WritableDisk {
     return this.header.size;
   }
 
+  /** @internal What whole-image jobs work on. */
+  get guest(): GuestImage {
+    return this.#guest;
+  }
+
   /** The header as it is now. */
   get header(): Header {
     return this.#guest.image.header;
@@ -285,6 +290,7 @@ export class Qcow2 implements WritableDisk {
     try {
       if (image.writable) {
         await image.committer.settle();
+        await this.#guest.bitmaps.save();
         await image.markClean();
       }
     } finally {
@@ -305,7 +311,7 @@ export class Qcow2 implements WritableDisk {
       const { start, end } = checkRange(this.size, position, length);
       signal?.throwIfAborted();
       this.#guest.image.committer.assertSound();
-      await this.#guest.changes?.changing(start, end);
+      await this.#guest.bitmaps.changing(start, end);
       await this.#guest.image.committer.relieve();
       await work(start, end);
     });

@@ -1,5 +1,6 @@
-/** An image together with all that a guest request needs: locks, backing disk, cipher, decoded clusters. */
+/** An image together with all that a guest request needs: locks, backing disk, cipher, decoded clusters, bitmaps. */
 import type { Disk } from '../disk.js';
+import type { DirtyBitmaps } from '../metadata/dirty-bitmaps.js';
 import type { Image } from '../metadata/image.js';
 import type { CompressedSpace } from './compressed-space.js';
 import type { DecodedClusters } from './decoded-clusters.js';
@@ -13,12 +14,6 @@ export interface DataCipher {
   readonly sectors: 'host' | 'guest';
 }
 
-/** What must be told of every change to guest data, such as enabled bitmaps. */
-export interface ChangeListener {
-  /** Called before guest bytes [start, end) change. Resolves when they may. */
-  changing(start: number, end: number): Promise<void> | undefined;
-}
-
 export interface GuestImage {
   readonly image: Image;
   readonly locks: RangeLock;
@@ -26,5 +21,6 @@ export interface GuestImage {
   readonly compressedSpace: CompressedSpace;
   readonly backing: Disk | null;
   readonly cipher: DataCipher | null;
-  readonly changes: ChangeListener | null;
+  /** Must be told of every change to guest data before it is made. */
+  readonly bitmaps: DirtyBitmaps;
 }

@@ -132,9 +132,11 @@ export class Image {
   }
 
   /** Reads the header again after something other than single fields was changed. */
-  async reloadHeader(): Promise<void> {
-    this.#header = await readHeader(this.storage, false);
-    reserveAreas(this.reserved, this.#header);
+  reloadHeader(): Promise<void> {
+    return this.#headerMutex.run(async () => {
+      this.#header = await readHeader(this.storage, false);
+      reserveAreas(this.reserved, this.#header);
+    });
   }
 
   /** Clears the autoclear bits this package does not know, as a writer must. Durable before it resolves. */

@@ -1,10 +1,11 @@
 /** Gathering what there is to know about an image. */
-import { bitmapFlags, parseBitmapDirectory } from '../format/bitmap-directory.js';
+import { bitmapFlags } from '../format/bitmap-directory.js';
 import { hasFeature } from '../format/features.js';
 import type { Header } from '../format/header.js';
 import { parseLuksHeader } from '../format/luks.js';
 import { parseSnapshotTable, type SnapshotEntry } from '../format/snapshot-table.js';
 import { cipherOfHeader } from '../io/encryption/algorithms.js';
+import { readBitmapDirectory } from '../metadata/bitmap-directory-io.js';
 import type { Image } from '../metadata/image.js';
 import { readExactly, type Storage } from '../storage/storage.js';
 import type { BitmapInfo, EncryptionInfo, ImageInfo, SnapshotInfo } from './info-report.js';
@@ -65,12 +66,8 @@ function snapshotInfo(entry: SnapshotEntry, header: Header): SnapshotInfo {
   };
 }
 
-async function readBitmapInfo({ storage, header }: Image): Promise<BitmapInfo[]> {
-  if (header.bitmaps === null) return [];
-  const { directoryOffset, directorySize, nbBitmaps } = header.bitmaps;
-  const bytes = new Uint8Array(directorySize);
-  await readExactly(storage, bytes, directoryOffset, 'the bitmap directory');
-  return parseBitmapDirectory(bytes, nbBitmaps, directoryOffset).map(({ name, granularityBits, flags }) => ({
+async function readBitmapInfo(image: Image): Promise<BitmapInfo[]> {
+  return (await readBitmapDirectory(image)).map(({ name, granularityBits, flags }) => ({
     name,
     granularity: 2 ** granularityBits,
     flags: [

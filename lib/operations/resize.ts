@@ -22,12 +22,15 @@ export async function resizeGuest(guest: GuestImage, size: number, options: Resi
   const { header } = guest.image;
   refuseUnresizable(guest, size, options);
   if (size < header.size && options.shrink !== true) await refuseDataLoss(guest, size);
+  if (size === header.size) return;
+  await guest.bitmaps.resizing(size);
   const unlock = await guest.locks.exclusive(0, Infinity);
   try {
     if (size > header.size) await grow(guest, size, options.preallocation ?? 'off');
-    else if (size < header.size) await shrink(guest, size);
+    else await shrink(guest, size);
   } finally {
     unlock();
+    await guest.bitmaps.resized();
   }
 }
 
