@@ -180,7 +180,8 @@ export async function holdByQemu(
   };
 }
 
-function run(tool: string, args: readonly string[], options: ToolOptions): Promise<ToolResult> {
+/** Runs any of QEMU's tools. */
+export function run(tool: string, args: readonly string[], options: ToolOptions = {}): Promise<ToolResult> {
   const { expectExit = 0 } = options;
   return new Promise((resolve, reject) => {
     const settings = { maxBuffer: maxOutputBytes, timeout: toolTimeout };
