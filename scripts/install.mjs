@@ -57,7 +57,7 @@ if (unloadable !== undefined) {
   if (failure !== undefined) {
     console.error(
       `qcow2: the native addon could not be compiled: ${failure.message}\n` +
-        'It needs cmake (3.18 or newer) and a C++17 compiler (gcc 8, clang 7, Visual Studio 2019 or newer):\n' +
+        'It needs cmake (3.19 or newer) and a C++17 compiler (gcc 8, clang 7, Visual Studio 2019 or newer):\n' +
         `  ${remedies[process.platform] ?? 'install them with the package manager of your system'}\n` +
         'Then run `npm rebuild qcow2`.',
     );

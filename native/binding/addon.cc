@@ -1,5 +1,7 @@
 // The addon's entry: every binding file adds its functions to the exports. There are no globals, so that each
 // worker thread may load the addon for itself.
+#include <napi.h>
+
 #include "binding/bindings.h"
 
 namespace qcow2::binding {
@@ -26,29 +28,18 @@ bool exportFunctions(napi_env env, napi_value exports, std::initializer_list<Fun
   return true;
 }
 
-napi_value number(napi_env env, double value) {
-  napi_value result = nullptr;
-  napi_create_double(env, value, &result);
-  return result;
-}
-
-napi_value boolean(napi_env env, bool value) {
-  napi_value result = nullptr;
-  napi_get_boolean(env, value, &result);
-  return result;
-}
-
-napi_value undefined(napi_env env) {
-  napi_value result = nullptr;
-  napi_get_undefined(env, &result);
-  return result;
-}
+napi_value number(napi_env env, double value) { return Napi::Number::New(env, value); }
+napi_value boolean(napi_env env, bool value) { return Napi::Boolean::New(env, value); }
+napi_value undefined(napi_env env) { return Napi::Env(env).Undefined(); }
 
 }  // namespace qcow2::binding
 
-NAPI_MODULE_INIT() {
+static Napi::Object initAddon(Napi::Env env, Napi::Object exports) {
   for (const auto init : qcow2::binding::kInits) {
-    if (!init(env, exports)) return nullptr;
+    // An exception is pending then, and what is returned does not matter.
+    if (!init(env, exports)) break;
   }
   return exports;
 }
+
+NODE_API_MODULE(qcow2, initAddon)
