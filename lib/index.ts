@@ -14,6 +14,7 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
+export { compare, type CompareOptions, type Difference } from './operations/compare.js';
 export type {
   ImageInfo,
   BitmapInfo,

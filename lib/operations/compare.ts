@@ -1,0 +1,201 @@
+/** Comparing two disks: what differs, range by range, reading only what one of them has stored. */
+import type { ByteRange, Disk, Extent, ExtentType, Job } from '../disk.js';
+import { Qcow2Error } from '../errors.js';
+import { queryRange, type Range } from '../io/disk-queries.js';
+import { native } from '../native.js';
+import { settleAll } from '../storage/settle.js';
+import { inOrder } from './in-order.js';
+
+/** A range in which two disks differ. */
+export interface Difference {
+  /** First byte, a multiple of 512. */
+  start: number;
+  /** Bytes; a multiple of 512 unless the range ends with the longer disk. */
+  length: number;
+  /**
+   * - `content`: each 512 bytes of the range differ somewhere
+   * - `size`: one disk ends where the range begins and the other where it ends (strict only)
+   * - `allocation`: the disks say different things of what the range is made of (strict only)
+   */
+  kind: 'content' | 'size' | 'allocation';
+}
+
+export interface CompareOptions extends Job, ByteRange {
+  /**
+   * Disks of different sizes differ, and ranges that are of different types (data, compressed, zero, unallocated) or of
+   * which one has a known place in its file and the other has none.
+   */
+  strict?: boolean;
+}
+
+const sector = 512;
+const chunkBytes = 1024 * 1024;
+const defaultConcurrency = 4;
+
+/** A range in which each disk is of one type, small enough to be read at once. */
+interface Piece extends Range {
+  readonly a: Allocation;
+  readonly b: Allocation;
+}
+
+/** What a range of one disk is made of, as far as a strict comparison asks. */
+interface Allocation {
+  readonly type: ExtentType;
+  /** Whether it has a known place in a file. */
+  readonly placed: boolean;
+}
+
+/**
+ * The ranges in which two disks differ, in order, neighbours joined. Where one disk is shorter the rest of the longer one
+ * is compared with zeros. Ranges that neither disk has stored are not read.
+ * @throws system errors, Qcow2Error `ERR_QCOW2_CORRUPT` where a disk cannot be read; the signal's reason
+ */
+export async function* compare(a: Disk, b: Disk, options: CompareOptions = {}): AsyncGenerator<Difference> {
+  const { strict = false, concurrency = defaultConcurrency, signal, onProgress } = options;
+  const { start, end } = queryRange(Math.max(a.size, b.size), options);
+  const shorter = Math.min(a.size, b.size);
+  const common: Range = { start, end: strict ? Math.max(start, Math.min(end, shorter)) : end };
+  let last: Difference | undefined;
+  const results = inOrder(pieces(a, b, common, signal), Math.max(1, concurrency), async (piece) => ({
+    piece,
+    differences: await comparePiece(a, b, piece, strict, signal),
+  }));
+  for await (const { piece, differences } of results) {
+    for (const difference of differences) {
+      if (last?.kind === difference.kind && last.start + last.length === difference.start) {
+        last.length += difference.length;
+      } else {
+        if (last !== undefined) yield last;
+        last = difference;
+      }
+    }
+    onProgress?.({ done: piece.end - start, total: end - start });
+  }
+  if (last !== undefined) yield last;
+  if (common.end < end) yield { start: common.end, length: end - common.end, kind: 'size' };
+}
+
+/** Cuts a range where either disk's type changes, and long stretches of stored bytes into chunks. */
+async function* pieces(
+  a: Disk,
+  b: Disk,
+  { start, end }: Range,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Piece> {
+  const cursorA = new ExtentCursor(a, { start, end }, signal);
+  const cursorB = new ExtentCursor(b, { start, end }, signal);
+  try {
+    for (let at = start; at < end;) {
+      const inA = await cursorA.at(at);
+      const inB = await cursorB.at(at);
+      const same = Math.min(inA.end, inB.end);
+      const stored = isStored(inA) || isStored(inB);
+      const stop = stored ? Math.min(same, at - (at % chunkBytes) + chunkBytes) : same;
+      yield { start: at, end: stop, a: inA, b: inB };
+      at = stop;
+    }
+  } finally {
+    await cursorA.close();
+    await cursorB.close();
+  }
+}
+
+/** Walks along the extents of a disk; behind its end all is unallocated. */
+class ExtentCursor {
+  readonly #extents: AsyncIterator<Extent>;
+  readonly #end: number;
+  readonly #name: string;
+  #current: Extent | undefined;
+
+  constructor(disk: Disk, { start, end }: Range, signal: AbortSignal | undefined) {
+    const query = { start, length: end - start, ...(signal === undefined ? {} : { signal }) };
+    this.#extents = disk.extents(query)[Symbol.asyncIterator]();
+    this.#end = Math.min(disk.size, end);
+    this.#name = `a disk of ${disk.size} bytes`;
+  }
+
+  /** What byte `at` belongs to, and where that ends. Calls must not go backwards. */
+  async at(at: number): Promise<Allocation & { end: number }> {
+    if (at >= this.#end) return { end: Infinity, type: 'unallocated', placed: false };
+    while (this.#current === undefined || this.#current.start + this.#current.length <= at) {
+      const next = await this.#extents.next();
+      if (next.done === true) {
+        throw new Qcow2Error('ERR_QCOW2_CORRUPT', `The extents of ${this.#name} end before ${at}`);
+      }
+      this.#current = next.value;
+    }
+    const { start, length, type, hostOffset } = this.#current;
+    return { end: start + length, type, placed: hostOffset !== null };
+  }
+
+  async close(): Promise<void> {
+    await this.#extents.return?.();
+  }
+}
+
+const isStored = ({ type }: Allocation): boolean => type === 'data' || type === 'compressed';
+
+async function comparePiece(
+  a: Disk,
+  b: Disk,
+  piece: Piece,
+  strict: boolean,
+  signal: AbortSignal | undefined,
+): Promise<Difference[]> {
+  if (strict && (piece.a.type !== piece.b.type || piece.a.placed !== piece.b.placed)) {
+    return [{ start: piece.start, length: piece.end - piece.start, kind: 'allocation' }];
+  }
+  signal?.throwIfAborted();
+  const [bytesA, bytesB] = await readBoth(a, b, piece);
+  const ranges =
+    bytesA === null
+      ? nonZeroRanges(bytesB)
+      : bytesB === null
+        ? nonZeroRanges(bytesA)
+        : differing(bytesA, bytesB);
+  return ranges.map((range) => ({
+    start: piece.start + range.start,
+    length: range.end - range.start,
+    kind: 'content',
+  }));
+}
+
+async function readBoth(a: Disk, b: Disk, piece: Piece): Promise<[Uint8Array | null, Uint8Array | null]> {
+  const bytesA = isStored(piece.a) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
+  const bytesB = isStored(piece.b) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
+  await settleAll(
+    [bytesA && a.read(bytesA, piece.start), bytesB && b.read(bytesB, piece.start)].map(asPromise),
+  );
+  return [bytesA, bytesB];
+}
+
+const asPromise = (read: Promise<void> | null): Promise<void> => read ?? Promise.resolve();
+
+/** The runs of sectors in `bytes` that are not zeros. */
+function nonZeroRanges(bytes: Uint8Array | null): Range[] {
+  if (bytes === null || native.isZero(bytes)) return [];
+  const ends = new Float64Array(Math.ceil(bytes.length / sector) + 1);
+  const count = native.zeroRuns(bytes, sector, ends);
+  const ranges: Range[] = [];
+  let start = 0;
+  for (let i = 0; i < count; i++) {
+    const end = ends[i] ?? 0;
+    if (i % 2 === 0 && end > start) ranges.push({ start, end });
+    start = end;
+  }
+  return ranges;
+}
+
+/** The runs of sectors in which two buffers of one length differ. */
+function differing(a: Uint8Array, b: Uint8Array): Range[] {
+  if (Buffer.compare(a, b) === 0) return [];
+  const ranges: { start: number; end: number }[] = [];
+  for (let at = 0; at < a.length; at += sector) {
+    const end = Math.min(at + sector, a.length);
+    if (Buffer.compare(a.subarray(at, end), b.subarray(at, end)) === 0) continue;
+    const last = ranges.at(-1);
+    if (last?.end === at) last.end = end;
+    else ranges.push({ start: at, end });
+  }
+  return ranges;
+}
