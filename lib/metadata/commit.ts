@@ -102,12 +102,12 @@ export class Committer {
   }
 
   /**
-   * Commits, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. When it
+   * Commits everything, late refcounts too, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. When it
    * fails nobody can tell which tables the header on the medium points at, so the failure is remembered as one of a barrier.
    */
   exclusive<T>(work: () => Promise<T>): Promise<T> {
     return this.#mutex.run(async () => {
-      await this.#commit(false);
+      await this.#commit(true);
       try {
         return await work();
       } catch (error) {

@@ -10,7 +10,7 @@ import type { Committer } from './commit.js';
 import { DirtyRange } from './dirty-range.js';
 import { Mutex } from './mutex.js';
 import type { Reserved } from './reserved.js';
-import { InvalidTable, type Run } from './run.js';
+import { InvalidTable, invalidRun, type Run } from './run.js';
 import { TableCache } from './table-cache.js';
 
 /** Called with each run in order. It runs synchronously and must not ask this mapping for anything. */
@@ -269,6 +269,7 @@ export class Mapping {
       if (this.#ownsTable(index)) return;
       const { clusterSize } = this.#geometry;
       const old = this.#tableAt(index);
+      if (old < 0) throw invalidRun(guestOffset(index * this.#geometry.l2Coverage), old);
       const table = new Uint8Array(clusterSize);
       if (old > 0) await this.#readTable(hostOffset(old), table);
       const { first } = await allocator.allocate(1);
