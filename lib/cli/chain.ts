@@ -1,6 +1,7 @@
 /** An image and the files below it: their names, and what `info` tells about each. */
 import { statSync } from 'node:fs';
-import type { Disk, Qcow2 } from '../index.js';
+import { Qcow2 } from '../index.js';
+import type { Disk } from '../index.js';
 import { Failure } from './failure.js';
 import type { ImageArguments } from './image-arguments.js';
 import { besideImage, knownDriver, protocolOf } from './image-name.js';
@@ -80,5 +81,5 @@ function noteFile({ path, shown }: ImageName, seen: Set<string>): void {
 }
 
 export function isQcow2(disk: Disk): disk is Qcow2 {
-  return 'info' in disk;
+  return disk instanceof Qcow2;
 }

@@ -5,7 +5,7 @@ import { Failure } from './failure.js';
 import { Qcow2Error } from '../errors.js';
 
 /** What the C library calls the errors that files meet. */
-const systemErrors: Readonly<Record<string, string>> = {
+const systemErrors: Readonly<Record<string, string | undefined>> = {
   EACCES: 'Permission denied',
   EAGAIN: 'Resource temporarily unavailable',
   EBADF: 'Bad file descriptor',
@@ -35,7 +35,8 @@ const systemErrors: Readonly<Record<string, string>> = {
 export function systemErrorWords(error: unknown): string | null {
   if (!(error instanceof Error) || !('syscall' in error) || !('code' in error)) return null;
   const code = String(error.code);
-  if (Object.hasOwn(systemErrors, code)) return systemErrors[code] ?? null;
+  const words = Object.hasOwn(systemErrors, code) ? systemErrors[code] : undefined;
+  if (words !== undefined) return words;
   const known = [...getSystemErrorMap().values()].find(([name]) => name === code);
   return known?.[1] ?? error.message;
 }
@@ -43,6 +44,12 @@ export function systemErrorWords(error: unknown): string | null {
 /** The words for a system error; for any other error its message. */
 export function systemErrorText(error: unknown): string {
   return systemErrorWords(error) ?? messageOf(error);
+}
+
+/** Why a file could not be created, for the errors that the system would have given. */
+export function creationWords(error: unknown, path: string): string | null {
+  if (path === '') return systemErrors.ENOENT ?? null;
+  return isDirectory(path) ? (systemErrors.EISDIR ?? null) : systemErrorWords(error);
 }
 
 /** The file that a system error is about, or null. */
@@ -93,7 +100,8 @@ export function failure(beginning: string, reason: Reason, cause: unknown): Fail
   });
 }
 
-function openReason(error: unknown, image: Concerned): Reason {
+/** Why an image could not be opened. */
+export function openReason(error: unknown, image: Concerned): Reason {
   const words = systemErrorWords(error);
   const path = image.path ?? image.name;
   if (path === '') return { text: "The 'file' block driver requires a file name" };
@@ -122,6 +130,9 @@ function formatReason(error: Qcow2Error, image: Concerned): Reason {
             ? 'Invalid password, cannot unlock any keyslot'
             : "Parameter 'encrypt.key-secret' is required for cipher",
       };
+    case 'ERR_QCOW2_CORRUPT':
+      if (error.feature !== 'corrupt bit') return { text: error.message };
+      return { text: 'qcow2: Image is corrupt; cannot be opened read/write' };
     default:
       return { text: error.message };
   }

@@ -25,18 +25,15 @@ async function main(words: readonly string[]): Promise<number> {
   const out = new Output();
   const complain = (message: string): void => say(`${program}: ${message}\n`);
   const context = { program, out, complain };
-  let code: number;
   try {
-    code = await dispatch(words, context);
+    try {
+      return await dispatch(words, context);
+    } finally {
+      out.flush();
+    }
   } catch (error) {
-    code = await explain(error, context);
+    return explain(error, context);
   }
-  try {
-    out.flush();
-  } catch (error) {
-    code = await explain(error, context);
-  }
-  return code;
 }
 
 async function dispatch(words: readonly string[], context: Context): Promise<number> {
@@ -88,9 +85,8 @@ async function printHelp(command: string | null, { out }: Context): Promise<numb
 }
 
 /** Tells the user what went wrong; returns the exit code. */
-async function explain(error: unknown, { out, complain }: Context): Promise<number> {
+async function explain(error: unknown, { complain }: Context): Promise<number> {
   if (error instanceof BrokenPipe) return brokenPipeExitCode;
-  out.flush();
   if (error instanceof Failure) {
     for (const line of error.message.split('\n')) complain(line);
     if (error.hint !== null) say(`${error.hint}\n`);

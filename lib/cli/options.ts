@@ -147,7 +147,12 @@ export const convertSpec = {
       argument: 'NAME=VALUE,...',
       help: 'options of the target format; -o help lists them',
     },
-    { name: 'target-cache', letters: 't', argument: 'CACHE', help: 'accepted for compatibility' },
+    {
+      name: 'target-cache',
+      letters: 't',
+      argument: 'CACHE',
+      help: 'with anything but unsafe (the default) the target is on the disk when the command ends',
+    },
     {
       name: 'backing',
       letters: 'Bb',

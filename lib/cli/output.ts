@@ -1,6 +1,6 @@
 /** Standard output and standard error of a command. */
 import { fstatSync, writeSync } from 'node:fs';
-import { BrokenPipe } from './failure.js';
+import { BrokenPipe, Failure } from './failure.js';
 
 const flushAt = 64 * 1024;
 const stdout = 1;
@@ -21,11 +21,16 @@ export class Output {
     if (this.#pending.length >= flushAt) this.flush();
   }
 
-  /** Writes what was collected. @throws BrokenPipe */
+  /** Writes what was collected. @throws BrokenPipe; Failure when the output cannot be written for another reason */
   flush(): void {
     const bytes = Buffer.from(this.#pending);
     this.#pending = '';
-    writeFully(stdout, bytes);
+    try {
+      writeFully(stdout, bytes);
+    } catch (cause) {
+      if (cause instanceof BrokenPipe) throw cause;
+      throw new Failure(`Could not write the output: ${(cause as Error).message}`, { cause });
+    }
   }
 
   /**

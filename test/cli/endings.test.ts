@@ -12,7 +12,7 @@ let directory: string;
 beforeAll(() => {
   directory = makeDirectory();
 });
-afterAll(removeDirectories);
+afterAll(() => removeDirectories(directory));
 
 describe('the program', () => {
   it('ends without a word when its reader goes away', async () => {
@@ -47,9 +47,9 @@ describe('the program', () => {
     expect(existsSync(target)).toBe(false);
   });
 
-  it('leaves a file alone that it could not write to', () => {
+  it('leaves a file alone that it could not write to', async () => {
     writeFileSync(join(directory, 'kept'), 'x'.repeat(512));
-    const { code } = qcow2(['convert', '-O', 'qcow2', 'missing', 'kept'], directory);
+    const { code } = await qcow2(['convert', '-O', 'qcow2', 'missing', 'kept'], directory);
     expect(code).toBe(1);
     expect(existsSync(join(directory, 'kept'))).toBe(true);
   });

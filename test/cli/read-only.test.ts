@@ -7,13 +7,16 @@ let directory: string;
 beforeAll(() => {
   directory = makeFixtures();
 });
-afterAll(removeDirectories);
+afterAll(() => removeDirectories(directory));
 
 function same(title: string, table: readonly (readonly string[])[]): void {
   describe(title, () => {
-    it.each(table.map((args) => [args.join(' ') || '(nothing)', args] as const))('%s', (_, args) => {
-      expect(qcow2(args, directory)).toEqual(qemuImg(args, directory));
-    });
+    it.concurrent.each(table.map((args) => [args.join(' ') || '(nothing)', args] as const))(
+      '%s',
+      async (_, args) => {
+        expect(await qcow2(args, directory)).toEqual(await qemuImg(args, directory));
+      },
+    );
   });
 }
 
@@ -117,9 +120,11 @@ same('check', [
   ['check', 'empty.qcow2', 'data.qcow2'],
 ]);
 
-it('map needs no passphrase to tell where things are', () => {
+it('map needs no passphrase to tell where things are', async () => {
   const withSecret = ['map', ...secret, '--output=json', '--image-opts', luksOpts];
-  expect(qcow2(['map', '--output=json', 'luks.qcow2'], directory)).toEqual(qemuImg(withSecret, directory));
+  expect(await qcow2(['map', '--output=json', 'luks.qcow2'], directory)).toEqual(
+    await qemuImg(withSecret, directory),
+  );
 });
 
 same('wrong command lines', [

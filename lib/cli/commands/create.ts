@@ -6,7 +6,8 @@ import {
   qcow2CreateOptions,
   rawPreallocation,
 } from '../create-options.js';
-import { failure, isDirectory, reasonOf, systemErrorWords } from '../error-text.js';
+import { largestDisk } from '../disk-limits.js';
+import { creationWords, failure, openReason, reasonOf } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -175,7 +176,7 @@ async function lookAt(
   const full = besideImage(path, backing);
   try {
     const { disk, format: found } = await openDisk(localPath(full), {
-      resolve: plainReferences(path),
+      resolve: plainReferences(full),
       // What is below a new image may be in use: it only is asked for its size.
       lock: false,
       ...(format === undefined ? {} : { format: knownDriver(format) }),
@@ -184,9 +185,7 @@ async function lookAt(
     await disk.close();
     return { size, format: found };
   } catch (error) {
-    const words = systemErrorWords(error);
-    const reason =
-      words === null ? reasonOf(error, { name: full }) : { text: `Could not open '${full}': ${words}` };
+    const reason = openReason(error, { name: full });
     const hint = reason.hint === undefined ? '' : `${reason.hint}\n`;
     throw failure('', { text: reason.text, hint: `${hint}Could not open backing image.` }, error);
   }
@@ -208,8 +207,10 @@ async function createQcow2(
   options: CreateOptions,
   context: Context,
 ): Promise<void> {
+  const { clusterSize = 65536, extendedL2 = false } = options;
+  const largest = largestDisk(clusterSize, extendedL2);
   const message = `${tooLarge('qcow2')} (try using a larger cluster size)`;
-  const size = exactSize(bytes, largestDisk(options), message);
+  const size = exactSize(bytes, largest, message);
   await interruptible((signal) =>
     writingTo(path, context.complain, async () => {
       const image = await orAborted(create(path, size, withoutLooking(options)), signal);
@@ -226,16 +227,6 @@ function withoutLooking(options: CreateOptions): CreateOptions {
   return backing === undefined ? options : { ...options, backing: { ...backing, unchecked: true } };
 }
 
-const maxL1Entries = (32 * 1024 * 1024) / 8;
-
-/** The largest disk that the L1 table of an image can describe, bytes. */
-function largestDisk({ clusterSize = 65536, extendedL2 = false }: CreateOptions): number {
-  return Math.min(
-    Number.MAX_SAFE_INTEGER,
-    maxL1Entries * (clusterSize / (extendedL2 ? 16 : 8)) * clusterSize,
-  );
-}
-
 const tooLarge = (format: ImageFormat): string => `The image size is too large for file format '${format}'`;
 
 function exactSize(bytes: bigint, largest: number, message: string): number {
@@ -244,7 +235,7 @@ function exactSize(bytes: bigint, largest: number, message: string): number {
 }
 
 function creationFailure(error: unknown, path: string): unknown {
-  const words = isDirectory(path) ? 'Is a directory' : systemErrorWords(error);
+  const words = creationWords(error, path);
   return words === null ? error : failure(`Could not create '${path}': `, { text: words }, error);
 }
 

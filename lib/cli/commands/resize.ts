@@ -1,5 +1,6 @@
 /** `resize`: changes the size of a disk. */
 import type { Context } from '../context.js';
+import { largestDisk } from '../disk-limits.js';
 import { reasonOf, failure, openFailure } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
@@ -9,7 +10,7 @@ import { resizeRaw } from '../../index.js';
 import type { CreateOptions } from '../../options.js';
 import { resizeSpec } from '../options.js';
 import { say } from '../output.js';
-import { sizeParameter } from '../sizes.js';
+import { sizeParameter, wholeSectors } from '../sizes.js';
 
 type Preallocation = NonNullable<CreateOptions['preallocation']>;
 
@@ -106,12 +107,14 @@ async function resizeQcow2(request: Request, context: Context): Promise<void> {
   const { name, images, shrink, preallocation } = request;
   const disk = await images.openQcow2(name, { mode: 'r+' });
   try {
-    if ((await disk.info()).corrupt) {
-      throw new Failure(
-        `Could not open '${name.given}': qcow2: Image is corrupt; cannot be opened read/write`,
-      );
+    const size = newSize(disk.size, request, context);
+    if (Number(size) !== wholeSectors(Number(size)))
+      throw new Failure('The new size must be a multiple of 512');
+    const { clusterSize, extendedL2 } = await disk.info();
+    if (size > largestDisk(clusterSize, extendedL2)) {
+      throw new Failure('Failed to grow the L1 table: File too large');
     }
-    await disk.resize(newSize(disk.size, request, context), { shrink, preallocation });
+    await disk.resize(size, { shrink, preallocation });
   } finally {
     await disk.close();
   }
