@@ -27,12 +27,12 @@ const shapes: (Shape & { special?: string })[] = [
   { clusterSize: 64 * KiB, size: MiB + sector },
   { clusterSize: 64 * KiB, size: 5 * TiB },
   { clusterSize: 64 * KiB, size: PiB },
-  { clusterSize: 64 * KiB, size: PiB, version: 2, special: '(version 2)' },
-  { clusterSize: 64 * KiB, size: PiB, extendedL2: true, special: '(extended L2)' },
+  { clusterSize: 64 * KiB, size: PiB, version: 2, special: 'version 2' },
+  { clusterSize: 64 * KiB, size: PiB, extendedL2: true, special: 'extended L2' },
   { clusterSize: 2 * MiB, size: 9 * MiB + page },
   { clusterSize: 2 * MiB, size: PiB },
 ];
-const named = shapes.map((shape) => ({ special: '', ...shape }));
+const named = shapes.map((shape) => ({ special: 'plain', ...shape }));
 
 interface Request {
   what: 'write' | 'zero' | 'discard';
@@ -45,12 +45,13 @@ describe('at and around the boundaries', () => {
   const inDirectory = useTempDir();
 
   it.each(named)(
-    '$clusterSize-byte clusters, $size bytes $special',
-    async ({ size, special: _special, ...options }) => {
+    '$clusterSize-byte clusters, $size bytes, $special',
+    async (shape) => {
+      const { size, clusterSize, version = 3, extendedL2 = false } = shape;
       const path = inDirectory('image.qcow2');
-      const requests = requestsFor({ size, ...options });
+      const requests = requestsFor(shape);
       const model = new PlainDisk(size);
-      const disk = await create(path, size, options);
+      const disk = await create(path, size, { clusterSize, version, extendedL2 });
       for (const request of requests) {
         await perform(disk, model, request);
         await expectAround(disk, model, request);
