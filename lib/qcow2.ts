@@ -18,6 +18,7 @@ import { zeroGuest } from './io/zero.js';
 import { Image, readHeader } from './metadata/image.js';
 import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { ChainContext, Opened } from './open.js';
+import { Bitmaps, type Access } from './operations/bitmaps.js';
 import {
   planLayout,
   writeEmptyImage,
@@ -25,8 +26,10 @@ import {
   writeFinalHeader,
   type Layout,
 } from './operations/create.js';
+import type { CheckOptions, CheckReport } from './operations/check-report.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
+import { checkGuest, rebuildGuestRefcounts, repairDirtyImage } from './operations/repair.js';
 import { resizeGuest, type ResizeOptions } from './operations/resize.js';
 import type { CreateOptions, ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
 import { openSource, type OpenedSource } from './storage/open-source.js';
@@ -148,12 +151,15 @@ export class Qcow2 implements WritableDisk {
   readonly #guest: GuestImage;
   readonly #opened: Opened;
   readonly #busy = new Busy();
+  /** The persistent bitmaps of the image. */
+  readonly bitmaps: Bitmaps;
   #closing: Promise<void> | undefined;
 
   /** @internal */
   constructor(opened: Opened) {
     this.#opened = opened;
     this.#guest = opened.guest;
+    this.bitmaps = new Bitmaps(this.#guest, this.#access());
   }
 
   /** Virtual size, bytes. */
@@ -258,6 +264,32 @@ export class Qcow2 implements WritableDisk {
   }
 
   /**
+   * Looks for everything that is wrong with the image's metadata, and repairs it when told to. Damage never throws: it is
+   * in the report. Needs `forRepair` where the refcount table is gone or the image is marked corrupt. Without `repair`
+   * reads go on meanwhile; everything else waits.
+   * @throws Qcow2Error `ERR_QCOW2_READ_ONLY` for a repair of an image that is open read-only; `ERR_QCOW2_LIMIT` when
+   * memoryLimit does not suffice; the signal's reason
+   */
+  check(options: CheckOptions = {}): Promise<CheckReport> {
+    return this.#busy.during(() => {
+      this.#assertOpen();
+      return checkGuest(this.#guest, options);
+    });
+  }
+
+  /**
+   * Makes the refcounts anew, in a new place, from what the image refers to, and corrects the COPIED flags. Works on an
+   * image whose refcount table is gone (open it with `forRepair`).
+   * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when not everything that refers to clusters can be read: nothing is changed then
+   */
+  rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
+    return this.#busy.during(async () => {
+      this.#assertOpen();
+      await rebuildGuestRefcounts(this.#guest, options);
+    });
+  }
+
+  /**
    * Changes the size of the disk.
    * @throws Qcow2Error `ERR_QCOW2_DATA_LOSS` when there is data past the new size and `shrink` is not set
    */
@@ -281,7 +313,9 @@ export class Qcow2 implements WritableDisk {
 
   /** @internal What the format demands before the first write to an image that was opened for writing. */
   async prepareForWriting(): Promise<void> {
-    await this.#guest.image.clearUnknownAutoclear();
+    const { image } = this.#guest;
+    await image.clearUnknownAutoclear();
+    if (hasFeature(image.header, 'dirty')) await repairDirtyImage(image);
   }
 
   async #close(): Promise<void> {
@@ -317,12 +351,43 @@ export class Qcow2 implements WritableDisk {
     });
   }
 
+  /** How jobs that are defined elsewhere run on this disk. */
+  #access(): Access {
+    return {
+      read: (job) =>
+        this.#busy.during(() => {
+          this.#assertOpen();
+          return job();
+        }),
+      change: (job) =>
+        this.#busy.during(() => {
+          this.#assertChangeable();
+          this.#guest.image.committer.assertSound();
+          return job();
+        }),
+    };
+  }
+
   #assertOpen(): void {
     if (this.#closing === undefined) return;
     throw new Qcow2Error('ERR_QCOW2_CLOSED', `${this.#guest.image.storage.name} is closed`);
   }
 
+  /** Refuses what changes guest data. */
   #assertWritable(): void {
+    this.#assertChangeable();
+    const { image } = this.#guest;
+    if (image.header.backingFile !== null && this.#guest.backing === null) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_REFERENCE',
+        `${image.storage.name} was opened without its backing file: read-only`,
+        { feature: 'backing file' },
+      );
+    }
+  }
+
+  /** Refuses what changes the image. */
+  #assertChangeable(): void {
     this.#assertOpen();
     const { image } = this.#guest;
     if (!image.writable) {
@@ -331,22 +396,11 @@ export class Qcow2 implements WritableDisk {
         `${image.storage.name} is open read-only; open it with the mode 'r+'`,
       );
     }
-    if (image.header.backingFile !== null && this.#guest.backing === null) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_REFERENCE',
-        `${image.storage.name} was opened without its backing file: read-only`,
-        {
-          feature: 'backing file',
-        },
-      );
-    }
     if (hasFeature(image.header, 'corrupt')) {
       throw new Qcow2Error(
         'ERR_QCOW2_CORRUPT',
         `${image.storage.name} is marked corrupt; repair it before writing`,
-        {
-          feature: 'corrupt bit',
-        },
+        { feature: 'corrupt bit' },
       );
     }
   }

@@ -1,6 +1,11 @@
 /** The bits of one bitmap: its table in memory, and pages of bits, a cluster of the file each, read when they are needed. */
 import { Qcow2Error } from '../errors.js';
-import { bitmapTableEntriesFor, checkBitmapTable, type BitmapEntry } from '../format/bitmap-directory.js';
+import {
+  bitmapFlags,
+  bitmapTableEntriesFor,
+  checkBitmapTable,
+  type BitmapEntry,
+} from '../format/bitmap-directory.js';
 import { tableEntrySize } from '../format/geometry.js';
 import {
   describeEntryProblem,
@@ -79,9 +84,13 @@ export class BitmapBits {
     return bits;
   }
 
-  /** Reads the table as it is, to find what clusters a bitmap has that is not to be used. */
+  /** Reads a table that is in the file, to find what clusters a bitmap has that need not be fit for use. */
   static async loadTable(image: Image, entry: BitmapEntry): Promise<BitmapBits> {
     refuseTooLarge(entry.tableSize, image.geometry.clusterSize);
+    const inUse = { ...entry, flags: entry.flags | bitmapFlags.inUse };
+    const size = await image.storage.size();
+    const damage = checkBitmapTable(inUse, image.header.size, image.geometry.clusterSize, size);
+    if (damage !== null) throw damage;
     const table = new Uint8Array(entry.tableSize * tableEntrySize);
     await readExactly(image.storage, table, entry.tableOffset, `the table of bitmap ${entry.name}`);
     return new BitmapBits(image, entry.granularityBits, image.header.size, table, entry.tableOffset);
@@ -265,18 +274,22 @@ export class BitmapBits {
   }
 
   /** Frees the clusters that nothing durable refers to any more. */
-  freeDropped(): void {
-    const { committer, geometry } = this.#image;
-    for (const offset of this.#dropped) committer.freeLater(offset, geometry.clusterSize, true);
+  async freeDropped(): Promise<void> {
+    const { committer, geometry, refcounts } = this.#image;
+    // A damaged table may name a cluster twice, or one that is free.
+    for (const offset of new Set(this.#dropped)) {
+      if ((await refcounts.get(offset / geometry.clusterSize)) === 0) continue;
+      committer.freeLater(offset, geometry.clusterSize, true);
+    }
     this.#dropped = [];
   }
 
   /** Frees everything the bitmap has in the file, once nothing durable refers to it. */
-  freeAll(): void {
+  async freeAll(): Promise<void> {
     for (let index = 0; index < this.tableSize; index++) this.#drop(index);
     this.#dropTable();
     this.#pages.clear();
-    this.freeDropped();
+    await this.freeDropped();
   }
 
   #bitRange(start: number, end: number): { first: number; last: number } {

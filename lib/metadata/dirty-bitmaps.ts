@@ -149,7 +149,7 @@ export class DirtyBitmaps {
     this.#forget();
     const entries = list.map(({ entry, bits }) => (bits === null ? entry : withTable(entry, bits)));
     await replaceBitmapDirectory(this.#image, entries);
-    for (const bits of dropped) bits.freeAll();
+    for (const bits of dropped) await bits.freeAll();
     await committer.settle();
   }
 
@@ -255,7 +255,7 @@ export class DirtyBitmaps {
       await committer.barrier();
     }
     this.#states = saved;
-    for (const bits of held) bits.freeDropped();
+    for (const bits of held) await bits.freeDropped();
     await committer.settle();
   }
 }

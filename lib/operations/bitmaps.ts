@@ -1,0 +1,339 @@
+/** Persistent bitmaps: listing, making and changing them, and asking what is dirty. */
+import type { ByteRange, Op } from '../disk.js';
+import { invalidArgType, invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
+import {
+  bitmapFlags,
+  bitmapName,
+  bitmapObstacle,
+  dirtyTrackingBitmap,
+  maxBitmapNameBytes,
+  maxGranularityBits,
+  minGranularityBits,
+  type BitmapEntry,
+} from '../format/bitmap-directory.js';
+import { hostOffset } from '../format/units.js';
+import { queryRange } from '../io/disk-queries.js';
+import { guestExtents } from '../io/extents.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { setBits } from '../metadata/bit-page.js';
+import { BitmapBits, type DirtyExtent } from '../metadata/bitmap-bits.js';
+import { isEnabled, isInconsistent, type BitmapState } from '../metadata/dirty-bitmaps.js';
+import { runsWithin } from './intersect.js';
+
+/** Bits looked at in one go. */
+const bitsPerStep = 65536;
+
+export interface Bitmap {
+  name: string;
+  /** Guest bytes per bit. */
+  granularity: number;
+  /** Whether it records changes. */
+  enabled: boolean;
+  /** False when it must not be relied on: everything has to be taken for dirty. It can only be removed. */
+  consistent: boolean;
+  /** Why it is not consistent, or null. */
+  problem: string | null;
+}
+
+export interface CreateBitmapOptions {
+  name: string;
+  /** Guest bytes per bit, a power of two from 512 to 2 GiB; the cluster size, within 4096 to 65536, by default. */
+  granularity?: number;
+  /** Makes a bitmap that does not record changes. */
+  disabled?: boolean;
+}
+
+export interface BitmapQuery extends ByteRange, Op {
+  /** Leaves out what this image itself says nothing of, so that its backing file or nothing shows through. */
+  allocated?: boolean;
+}
+
+/** Bits of a bitmap: bit i (bit i % 8, from the lowest, of byte i / 8) stands for `granularity` bytes from `start + i * granularity` on. */
+export interface PackedBitmap {
+  start: number;
+  granularity: number;
+  /** How many bits there are. */
+  length: number;
+  bits: Uint8Array;
+}
+
+/** A bitmap of this image, or of another open one. */
+export type BitmapSource = string | { disk: { readonly guest: GuestImage }; name: string };
+
+/** Runs a job on an open disk: `read` on any, `change` on one that can be written to. */
+export interface Access {
+  read: <T>(job: () => Promise<T>) => Promise<T>;
+  change: <T>(job: () => Promise<T>) => Promise<T>;
+}
+
+export class Bitmaps {
+  readonly #guest: GuestImage;
+  readonly #access: Access;
+
+  /** @internal */
+  constructor(guest: GuestImage, access: Access) {
+    this.#guest = guest;
+    this.#access = access;
+  }
+
+  list(): Promise<Bitmap[]> {
+    return this.#access.read(() =>
+      this.#guest.bitmaps.run(async () => {
+        const states = await this.#guest.bitmaps.load();
+        const list: Bitmap[] = [];
+        for (const state of states) {
+          const { name, granularityBits } = state.entry;
+          const problem = await this.#problemOf(state);
+          const enabled = isEnabled(state.entry);
+          list.push({
+            name,
+            granularity: 2 ** granularityBits,
+            enabled,
+            consistent: problem === null,
+            problem,
+          });
+        }
+        return list;
+      }),
+    );
+  }
+
+  /**
+   * Makes a bitmap without a dirty bit, durable when it resolves.
+   * @throws Qcow2Error `ERR_QCOW2_CONFLICT` in a version 2 image or when there is one of that name; `ERR_QCOW2_LIMIT`
+   */
+  async create({ name, granularity, disabled = false }: CreateBitmapOptions): Promise<void> {
+    const { geometry, header } = this.#guest.image;
+    const names = checkName(name);
+    const bytes = granularity ?? Math.max(4096, Math.min(65536, geometry.clusterSize));
+    const granularityBits = Math.log2(bytes);
+    if (
+      !Number.isInteger(granularityBits) ||
+      granularityBits < minGranularityBits ||
+      granularityBits > maxGranularityBits
+    ) {
+      throw outOfRange('granularity', 'a power of two from 512 to 2147483648', granularity);
+    }
+    await this.#edit(async (states) => {
+      if (header.version < 3)
+        throw conflict('A version 2 image cannot have bitmaps; amend it to version 3 first');
+      if (this.#guest.image.header.size === 0) throw conflict('A disk of 0 bytes cannot have bitmaps');
+      if (states.some(({ entry }) => entry.name === name)) {
+        throw conflict(`There is a bitmap ${JSON.stringify(name)} already`);
+      }
+      const bits = BitmapBits.empty(this.#guest.image, granularityBits);
+      const entry: BitmapEntry = {
+        ...names,
+        tableOffset: hostOffset(0),
+        tableSize: 0,
+        flags: disabled ? 0 : bitmapFlags.auto,
+        type: dirtyTrackingBitmap,
+        granularityBits,
+        extraData: new Uint8Array(0),
+      };
+      await this.#guest.bitmaps.replace([...states.map(kept), { entry, bits }], []);
+    });
+  }
+
+  /** Removes a bitmap, be it consistent or not. */
+  async remove(name: string): Promise<void> {
+    await this.#edit(async (states) => {
+      const state = find(states, name);
+      const dropped = await this.#tableOf(state);
+      const others = states.filter((other) => other !== state).map(kept);
+      await this.#guest.bitmaps.replace(others, dropped === null ? [] : [dropped]);
+    });
+  }
+
+  /** Makes everything clean. */
+  async clear(name: string): Promise<void> {
+    await this.#edit(async (states) => {
+      const state = find(states, name);
+      await this.#replaceBits(
+        states,
+        state,
+        BitmapBits.empty(this.#guest.image, state.entry.granularityBits),
+      );
+    });
+  }
+
+  /** Lets a bitmap record changes from now on. */
+  enable(name: string): Promise<void> {
+    return this.#setEnabled(name, true);
+  }
+
+  /** Stops a bitmap from recording changes. */
+  disable(name: string): Promise<void> {
+    return this.#setEnabled(name, false);
+  }
+
+  /** Adds what is dirty in other bitmaps, of this or other images, of any granularity. */
+  async merge(name: string, sources: readonly BitmapSource[]): Promise<void> {
+    await this.#access.change(async () => {
+      const additions: BitmapBits[] = [];
+      const granularityBits = await this.#granularityOf(name);
+      for (const source of sources) {
+        if (typeof source === 'string' || source.disk.guest === this.#guest) continue;
+        additions.push(await this.#copyOf(source.disk.guest, source.name, granularityBits));
+      }
+      await this.#guest.bitmaps.edit(async (states) => {
+        const state = find(states, name);
+        const merged = BitmapBits.empty(this.#guest.image, granularityBits);
+        await merged.merge(await this.#guest.bitmaps.bitsOf(state));
+        for (const source of sources) {
+          if (typeof source !== 'string' && source.disk.guest !== this.#guest) continue;
+          const own = find(states, typeof source === 'string' ? source : source.name);
+          await merged.merge(await this.#guest.bitmaps.bitsOf(own));
+        }
+        for (const addition of additions) await merged.merge(addition);
+        await this.#replaceBits(states, state, merged);
+      });
+    });
+  }
+
+  /**
+   * The dirty ranges, in order and merged, whole units of the granularity cut to the asked range.
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` when the bitmap is inconsistent, `ERR_QCOW2_CORRUPT`
+   */
+  extents(name: string, query: BitmapQuery = {}): AsyncGenerator<DirtyExtent> {
+    const dirty = this.#dirtyRuns(name, query);
+    if (query.allocated !== true) return dirty;
+    return runsWithin(dirty, (start, end) => this.#allocatedRuns(start, end, query));
+  }
+
+  /** The bits that stand for a range, which begins at the unit that holds `start`. */
+  async bits(name: string, query: BitmapQuery = {}): Promise<PackedBitmap> {
+    const granularity = 2 ** (await this.#access.read(() => this.#granularityOf(name)));
+    const { start, end } = queryRange(this.#guest.image.header.size, query);
+    const first = Math.floor(start / granularity);
+    const length = Math.max(0, Math.ceil(end / granularity) - first);
+    const bits = new Uint8Array(Math.ceil(length / 8));
+    for await (const run of this.extents(name, query)) {
+      setBits(
+        bits,
+        Math.floor(run.start / granularity) - first,
+        Math.ceil((run.start + run.length) / granularity) - first,
+      );
+    }
+    return { start: first * granularity, granularity, length, bits };
+  }
+
+  async *#dirtyRuns(name: string, query: BitmapQuery): AsyncGenerator<DirtyExtent> {
+    const { start, end } = queryRange(this.#guest.image.header.size, query);
+    let last: DirtyExtent | undefined;
+    let known: { state: BitmapState; bits: BitmapBits } | undefined;
+    const step = 2 ** (await this.#access.read(() => this.#granularityOf(name))) * bitsPerStep;
+    let at = start;
+    do {
+      query.signal?.throwIfAborted();
+      const from = at;
+      const stop = Math.min(end, (Math.floor(at / step) + 1) * step);
+      const runs = await this.#access.read(() =>
+        this.#guest.bitmaps.run(async () => {
+          const state = find(await this.#guest.bitmaps.load(), name);
+          if (known?.state !== state) known = { state, bits: await this.#guest.bitmaps.bitsOf(state) };
+          const found: DirtyExtent[] = [];
+          for await (const run of known.bits.runs(from, stop)) found.push(run);
+          return found;
+        }),
+      );
+      for (const run of runs) {
+        if (last !== undefined && last.start + last.length === run.start) last.length += run.length;
+        else {
+          if (last !== undefined) yield last;
+          last = run;
+        }
+      }
+      at = stop;
+    } while (at < end);
+    if (last !== undefined) yield last;
+  }
+
+  async *#allocatedRuns(start: number, end: number, { signal }: Op): AsyncGenerator<DirtyExtent> {
+    const query = signal === undefined ? {} : { signal };
+    for await (const extent of guestExtents(this.#guest, start, end, { layers: 'self', ...query })) {
+      if (extent.type !== 'unallocated') yield { start: extent.start, length: extent.length };
+    }
+  }
+
+  #edit(job: (states: readonly BitmapState[]) => Promise<void>): Promise<void> {
+    return this.#access.change(() => this.#guest.bitmaps.edit(job));
+  }
+
+  async #setEnabled(name: string, on: boolean): Promise<void> {
+    await this.#edit(async (states) => {
+      const state = find(states, name);
+      await this.#guest.bitmaps.bitsOf(state);
+      await this.#guest.bitmaps.setFlags((entry) => {
+        if (entry !== state.entry) return entry.flags;
+        return on ? entry.flags | bitmapFlags.auto : entry.flags & ~bitmapFlags.auto;
+      });
+    });
+  }
+
+  async #replaceBits(states: readonly BitmapState[], state: BitmapState, bits: BitmapBits): Promise<void> {
+    const old = await this.#guest.bitmaps.bitsOf(state);
+    const list = states.map((other) => (other === state ? { entry: state.entry, bits } : kept(other)));
+    await this.#guest.bitmaps.replace(list, [old]);
+  }
+
+  /** What is dirty in a bitmap of another image, for a bitmap of this one. */
+  #copyOf(other: GuestImage, name: string, granularityBits: number): Promise<BitmapBits> {
+    return other.bitmaps.run(async () => {
+      const copy = BitmapBits.empty(this.#guest.image, granularityBits);
+      await copy.merge(await other.bitmaps.bitsOf(find(await other.bitmaps.load(), name)));
+      return copy;
+    });
+  }
+
+  #granularityOf(name: string): Promise<number> {
+    return this.#guest.bitmaps.run(
+      async () => find(await this.#guest.bitmaps.load(), name).entry.granularityBits,
+    );
+  }
+
+  async #problemOf(state: BitmapState): Promise<string | null> {
+    if (isInconsistent(state)) return 'was not saved after its last use';
+    const obstacle = bitmapObstacle(state.entry);
+    if (obstacle !== null) return obstacle;
+    try {
+      await this.#guest.bitmaps.bitsOf(state);
+      return null;
+    } catch (error) {
+      if (error instanceof Qcow2Error) return error.message;
+      throw error;
+    }
+  }
+
+  /** The table of a bitmap that is to go, or null when it cannot be told what belongs to it. */
+  async #tableOf({ entry }: BitmapState): Promise<BitmapBits | null> {
+    try {
+      return await BitmapBits.loadTable(this.#guest.image, entry);
+    } catch (error) {
+      if (error instanceof Qcow2Error) return null;
+      throw error;
+    }
+  }
+}
+
+const kept = ({ entry }: BitmapState): { entry: BitmapEntry; bits: null } => ({ entry, bits: null });
+
+function find(states: readonly BitmapState[], name: string): BitmapState {
+  const state = states.find(({ entry }) => entry.name === name);
+  if (state !== undefined) return state;
+  throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no bitmap ${JSON.stringify(name)} in this image`, {
+    feature: 'bitmap directory',
+  });
+}
+
+function checkName(name: string): Pick<BitmapEntry, 'name' | 'nameBytes'> {
+  if (typeof name !== 'string') throw invalidArgType('name', 'of type string', name);
+  const both = bitmapName(name);
+  if (both.nameBytes.length === 0 || both.nameBytes.length > maxBitmapNameBytes) {
+    throw invalidArgValue('name', `must have 1 to ${maxBitmapNameBytes} bytes`, name);
+  }
+  return both;
+}
+
+const conflict = (message: string): Qcow2Error =>
+  new Qcow2Error('ERR_QCOW2_CONFLICT', message, { feature: 'bitmaps' });
