@@ -22,6 +22,15 @@ export type {
   KeySlotInfo,
   SnapshotInfo,
 } from './operations/info-report.js';
+export type {
+  Bitmap,
+  Bitmaps,
+  BitmapQuery,
+  BitmapSource,
+  CreateBitmapOptions,
+  PackedBitmap,
+} from './operations/bitmaps.js';
+export type { DirtyExtent } from './metadata/bitmap-bits.js';
 export type { CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
 export type { ResizeOptions } from './operations/resize.js';
 export type {
