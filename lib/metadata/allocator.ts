@@ -48,6 +48,11 @@ export class Allocator {
     });
   }
 
+  /** Says that refcounts changed in other ways than through this allocator and the committer. */
+  rescan(): void {
+    this.#hint = 0;
+  }
+
   /** Takes up to `max` contiguous clusters, at least one, giving each the refcount 1. */
   allocate(max: number): Promise<ClusterRun> {
     return this.#mutex.run(async () => {

@@ -39,6 +39,8 @@ export class Image {
   readonly #headerMutex = new Mutex();
   #header: Header;
   #dirtyMarked: boolean;
+  /** Whether the refcounts are right, or will be once the committer has settled: not in an image found dirty. */
+  #refcountsSound: boolean;
 
   private constructor(
     storage: Storage,
@@ -54,6 +56,7 @@ export class Image {
     this.writable = options.writable;
     this.#header = header;
     this.#dirtyMarked = hasFeature(header, 'dirty');
+    this.#refcountsSound = !this.#dirtyMarked;
     this.reserved = new Reserved(shape.clusterSize, () => this.#tables());
     reserveAreas(this.reserved, header);
     this.refcounts = new Refcounts(
@@ -147,9 +150,22 @@ export class Image {
     await this.committer.barrier();
   }
 
-  /** Clears the DIRTY bit once all refcounts are durable. */
+  /** Says that a repair made the refcounts right, so that {@link markClean} may clear the DIRTY bit. */
+  refcountsRepaired(): void {
+    this.#refcountsSound = true;
+  }
+
+  /** Clears the corrupt bit of an image that a repair made sound. Durable before it resolves. */
+  async clearCorrupt(): Promise<void> {
+    if (!hasFeature(this.#header, 'corrupt')) return;
+    await this.committer.barrier();
+    await this.patchHeader({ incompatible: withFeature(this.#header, 'corrupt', false).incompatible });
+    await this.committer.barrier();
+  }
+
+  /** Clears the DIRTY bit once all refcounts are durable; it stays while they still need a repair. */
   async markClean(): Promise<void> {
-    if (!this.#dirtyMarked) return;
+    if (!this.#dirtyMarked || !this.#refcountsSound) return;
     await this.committer.barrier();
     await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', false).incompatible });
     await this.committer.barrier();

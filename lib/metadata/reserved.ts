@@ -22,7 +22,7 @@ export class Reserved {
   readonly #listTables: () => Iterable<HostOffset>;
   #tables: ClusterSet | undefined;
 
-  /** @param listTables yields the offsets of all L2 tables and refcount blocks; called once, when first needed */
+  /** @param listTables yields the offsets of all L2 tables and refcount blocks; called when first needed and after {@link forgetTables} */
   constructor(clusterSize: number, listTables: () => Iterable<HostOffset>) {
     this.#clusterSize = clusterSize;
     this.#listTables = listTables;
@@ -48,6 +48,11 @@ export class Reserved {
       tables.delete(found);
       found = tables.firstIn(found + 1, end);
     }
+  }
+
+  /** Says that tables were moved elsewhere: they are listed anew when they are needed next. */
+  forgetTables(): void {
+    this.#tables = undefined;
   }
 
   /** What metadata lies in [start, start + length), or undefined. */

@@ -27,13 +27,16 @@ const entryProblems: Record<InvalidEntry, string> = {
   [InvalidEntry.pastEnd]: 'points past the end of the file',
 };
 
+/** What to say of an invalid L2 entry, after its name. */
+export const describeInvalidEntry = (reason: InvalidEntry): string => entryProblems[reason];
+
 /** The error for reading or writing a run whose L1 or L2 entry is damaged. */
 export function invalidRun(start: GuestOffset, aux: number): Qcow2Error {
   if (aux === InvalidTable.overlapsMetadata) {
     return corrupt(start, 'The L1 entry', 'points at other metadata instead of an L2 table');
   }
   if (aux < 0) return corrupt(start, 'The L1 entry', describeEntryProblem(aux));
-  return corrupt(start, 'The L2 entry', entryProblems[aux as InvalidEntry]);
+  return corrupt(start, 'The L2 entry', describeInvalidEntry(aux as InvalidEntry));
 }
 
 /** The error for a run that refers to a place where no guest data can be. */

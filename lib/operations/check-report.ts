@@ -1,4 +1,5 @@
-/** What a check of an image reports. Types only. */
+/** What a check of an image is asked for and what it reports. Types only. */
+import type { Job } from '../disk.js';
 
 /**
  * - `leak`: a cluster counted as used that nothing refers to: space lost, no danger
@@ -26,23 +27,25 @@ export type FindingKind =
 export interface Finding {
   kind: FindingKind;
   severity: Severity;
-  /** What the finding is about: `L2 entry 12 of table 3`, `refcount block 0`. */
+  /** What the finding is about: `L2 entry 12 of the table at 0x50000`, `refcount table entry 0`. */
   where: string;
   /** Host offset concerned, bytes, when there is one. */
   offset?: number;
   expected?: number | string;
   found?: number | string;
   message: string;
+  /** Set by a repair when it put this right. */
   fixed?: boolean;
 }
 
 export interface CheckReport {
+  /** What is wrong: before a repair was tried, or what it left. */
   leaks: number;
   corruptions: number;
   checkErrors: number;
   leaksFixed: number;
   corruptionsFixed: number;
-  /** The first findings, as many as asked for; the counts above are complete. */
+  /** The first findings, as many as asked for, those that were fixed among them; the counts above are complete. */
   findings: Finding[];
   /** First byte past the last used host cluster. */
   imageEndOffset: number;
@@ -51,4 +54,20 @@ export interface CheckReport {
   allocatedClusters: number;
   compressedClusters: number;
   fragmentedClusters: number;
+}
+
+/** How far is told in bytes of metadata. */
+export interface CheckOptions extends Omit<Job, 'concurrency'> {
+  /**
+   * `leaks`: gives clusters free that nothing refers to. `all`: also corrects refcounts that are too low, rebuilds damaged
+   * refcount tables and corrects COPIED flags. What would need a guess is left and told.
+   */
+  repair?: 'leaks' | 'all';
+  /** How many findings to keep; 1000 by default. */
+  maxFindings?: number;
+  /**
+   * Memory for counting references, bytes; 1 GiB by default, enough for 64 TiB with clusters of 64 KiB. An image that
+   * needs more fails with `ERR_QCOW2_LIMIT`.
+   */
+  memoryLimit?: number;
 }

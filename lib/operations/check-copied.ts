@@ -1,0 +1,141 @@
+/** COPIED flags of the active disk: each must say whether the refcount of what the entry refers to is exactly one. */
+import { tableEntrySize } from '../format/geometry.js';
+import { isL1EntryCopied, tableLength, tableView } from '../format/table-entry.js';
+import { hex } from '../format/text.js';
+import { copiedStride, type ReferenceCounts } from '../native.js';
+import type { CheckContext } from './check-context.js';
+import { maskedL1Offset } from './check-l1.js';
+import { readClusters } from './check-reader.js';
+import { activeL1 } from './check-references.js';
+
+/** Byte and bit of COPIED in a big-endian entry. */
+const copiedByte = 0;
+const copiedBit = 0x80;
+const maxMismatches = 1024;
+
+/** Reports the wrong flags; a table that several L1 entries share counts for each. Returns their number. */
+export async function reportCopied(context: CheckContext, refcounts: ReferenceCounts): Promise<number> {
+  const { findings, activeTables } = context;
+  let wrong = 0;
+  const report = (where: string, right: boolean, times: number): void => {
+    wrong += times;
+    findings.add(
+      {
+        kind: 'copied-flag',
+        severity: 'corruption',
+        where,
+        expected: right ? 'set' : 'clear',
+        found: right ? 'clear' : 'set',
+        message: right
+          ? `The COPIED flag of ${where} is clear, though nothing shares its cluster`
+          : `The COPIED flag of ${where} is set, but the refcount of its cluster is not 1: a write would not copy it first`,
+      },
+      times,
+    );
+  };
+  for (const [index, right] of wrongL1Flags(context, refcounts))
+    report(`entry ${index} of ${activeL1}`, right, 1);
+  await wrongL2Flags(context, refcounts, (_table, offset, entries) => {
+    for (const [index, right] of entries) {
+      report(`entry ${index} of the L2 table at ${hex(offset)}`, right, activeTables.timesOf(offset));
+    }
+  });
+  return wrong;
+}
+
+/**
+ * Corrects wrong flags in the file, durably; entries of tables that overlap anything else are left.
+ * @param which flags to set, or to clear
+ * @returns how many were corrected, counted as by {@link reportCopied}
+ */
+export async function correctCopied(context: CheckContext, which: 'set' | 'clear'): Promise<number> {
+  const { image, counts, activeTables, snapshotTables } = context;
+  const { clusterSize, l2EntrySize } = image.geometry;
+  let corrected = correctL1Flags(context, which === 'set');
+  if (corrected > 0) await image.storage.write(image.mapping.l1Bytes, image.mapping.l1Offset);
+  await wrongL2Flags(context, counts, async (table, offset, entries) => {
+    const times = activeTables.timesOf(offset);
+    if (counts.get(offset / clusterSize) !== times + snapshotTables.timesOf(offset)) return;
+    const due = entries.filter(([, right]) => right === (which === 'set')).map(([index]) => index);
+    const [first] = due;
+    const last = due.at(-1);
+    if (first === undefined || last === undefined) return;
+    for (const index of due) toggleCopied(table, index * l2EntrySize);
+    const piece = table.subarray(first * l2EntrySize, (last + 1) * l2EntrySize);
+    await image.storage.write(piece, offset + first * l2EntrySize);
+    corrected += due.length * times;
+  });
+  if (corrected > 0) await image.committer.barrier();
+  image.mapping.cache.forgetClean();
+  return corrected;
+}
+
+function correctL1Flags(context: CheckContext, toSet: boolean): number {
+  const bytes = context.image.mapping.l1Bytes;
+  let corrected = 0;
+  for (const [index, right] of wrongL1Flags(context, context.counts)) {
+    if (right !== toSet) continue;
+    toggleCopied(bytes, index * tableEntrySize);
+    corrected++;
+  }
+  return corrected;
+}
+
+function toggleCopied(table: Uint8Array, entry: number): void {
+  table[entry + copiedByte] = (table[entry + copiedByte] ?? 0) ^ copiedBit;
+}
+
+function* wrongL1Flags(
+  { image }: CheckContext,
+  refcounts: ReferenceCounts,
+): Generator<readonly [index: number, right: boolean]> {
+  const { clusterSize } = image.geometry;
+  const view = tableView(image.mapping.l1Bytes);
+  for (let index = 0; index < tableLength(view); index++) {
+    const copied = isL1EntryCopied(view, index);
+    const offset = maskedL1Offset(view, index);
+    if (offset === 0 ? !copied : offset % clusterSize !== 0) continue;
+    const right = offset !== 0 && refcounts.get(offset / clusterSize) === 1;
+    if (right !== copied) yield [index, right];
+  }
+}
+
+type WrongEntries = (readonly [index: number, right: boolean])[];
+
+/** Calls `visit` with each active L2 table that has wrong flags. */
+async function wrongL2Flags(
+  { image, activeTables, progress, unreadable }: CheckContext,
+  refcounts: ReferenceCounts,
+  visit: (table: Uint8Array, offset: number, entries: WrongEntries) => void | Promise<void>,
+): Promise<void> {
+  const { clusterSize } = image.geometry;
+  const out = new Float64Array(maxMismatches * copiedStride);
+  progress.expect(activeTables.offsets.length * clusterSize);
+  for await (const batch of readClusters(image.storage, activeTables.offsets, clusterSize, progress)) {
+    for (const [i, offset] of batch.offsets.entries()) {
+      if (batch.failures.has(i) || unreadable.has(offset)) continue;
+      const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
+      const entries = wrongEntries(table, image.mapping.l2Flags, refcounts, out);
+      if (entries.length === 0) continue;
+      const pending = visit(table, offset, entries);
+      if (pending !== undefined) await pending;
+    }
+  }
+}
+
+function wrongEntries(
+  table: Uint8Array,
+  flags: number,
+  refcounts: ReferenceCounts,
+  out: Float64Array,
+): WrongEntries {
+  const entries: WrongEntries = [];
+  for (let from = 0; ;) {
+    const found = refcounts.copiedMismatches(table, flags, from, out);
+    for (let i = 0; i < found * copiedStride; i += copiedStride) {
+      entries.push([out[i] ?? 0, out[i + 1] === 1]);
+      from = (out[i] ?? 0) + 1;
+    }
+    if (found < maxMismatches) return entries;
+  }
+}

@@ -1,0 +1,174 @@
+/** Holding the refcounts that an image stores against the references that were counted. */
+import { tableView } from '../format/table-entry.js';
+import { hex } from '../format/text.js';
+import { mismatchStride, native, type ReferenceCounts } from '../native.js';
+import type { CheckContext } from './check-context.js';
+import { readClusters } from './check-reader.js';
+import { blockPlace } from './check-refcount-table.js';
+
+/** Contiguous clusters whose stored refcount and counted references are alike. */
+export interface RefcountRun {
+  readonly first: number;
+  readonly count: number;
+  readonly stored: number;
+  readonly counted: number;
+}
+
+const maxRuns = 1024;
+
+/**
+ * Calls `visit` for all runs of clusters inside the file whose stored refcount is not what `counts` says.
+ * @param unreadable called for each refcount block whose refcounts cannot be known
+ * @returns one past the last cluster whose refcount is not 0
+ */
+export async function compareRefcounts(
+  context: CheckContext,
+  counts: ReferenceCounts,
+  visit: (run: RefcountRun) => void | Promise<void>,
+  unreadable: (block: number, clusters: number, error?: unknown) => void = () => undefined,
+): Promise<number> {
+  const { image, clusters, progress } = context;
+  const { refcountBlockEntries, refcountOrder, clusterSize } = image.geometry;
+  const table = tableView(image.refcounts.tableBytes);
+  const blocks = Math.ceil(clusters / refcountBlockEntries);
+  const present: { index: number; offset: number }[] = [];
+  const out = new Float64Array(maxRuns * mismatchStride);
+  const zeros = new Uint8Array(clusterSize);
+  const covered = (index: number): number =>
+    Math.min(refcountBlockEntries, clusters - index * refcountBlockEntries);
+  for (let index = 0; index < blocks; index++) {
+    const place = blockPlace(context, table, index);
+    if (place === 'unaligned') unreadable(index, covered(index));
+    else if (place !== 0) present.push({ index, offset: place });
+    else {
+      const first = index * refcountBlockEntries;
+      const end = first + covered(index);
+      // A part of a sparse file that nothing refers to needs no block.
+      if (counts.nextUsed(first, end) === end) continue;
+      await compareBlock(counts, zeros, refcountOrder, first, clusters, out, visit);
+    }
+  }
+  present.sort((a, b) => a.offset - b.offset);
+  progress.expect(present.length * clusterSize);
+  let end = 0;
+  const offsets = Float64Array.from(present, ({ offset }) => offset);
+  for await (const batch of readClusters(image.storage, offsets, clusterSize, progress)) {
+    for (let i = 0; i < batch.offsets.length; i++) {
+      const index = present[batch.first + i]?.index ?? 0;
+      if (batch.failures.has(i)) {
+        unreadable(index, covered(index), batch.failures.get(i));
+        continue;
+      }
+      const block = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
+      const first = index * refcountBlockEntries;
+      await compareBlock(counts, block, refcountOrder, first, clusters, out, visit);
+      if (first + covered(index) > end)
+        end = Math.max(end, first + usedEnd(block, refcountOrder, covered(index)));
+    }
+  }
+  return end;
+}
+
+async function compareBlock(
+  counts: ReferenceCounts,
+  block: Uint8Array,
+  order: number,
+  firstCluster: number,
+  clusters: number,
+  out: Float64Array,
+  visit: (run: RefcountRun) => void | Promise<void>,
+): Promise<void> {
+  for (let from = 0; ;) {
+    const found = counts.compareBlock(block, order, firstCluster, from, out);
+    for (let at = 0; at < found * mismatchStride; at += mismatchStride) {
+      const [first = 0, count = 0, stored = 0, counted = 0] = out.subarray(at, at + mismatchStride);
+      from = first + count - firstCluster;
+      // Refcounts of clusters past the end of the file are nobody's concern until it grows.
+      if (first >= clusters) return;
+      const pending = visit({ first, count: Math.min(count, clusters - first), stored, counted });
+      if (pending !== undefined) await pending;
+    }
+    if (found < maxRuns) return;
+  }
+}
+
+/** One past the last refcount of a block that is not 0, among its first `entries`. */
+function usedEnd(block: Uint8Array, order: number, entries: number): number {
+  const bits = 2 ** order;
+  let byte = Math.ceil((entries * bits) / 8) - 1;
+  while (byte >= 0 && block[byte] === 0) byte--;
+  if (byte < 0) return 0;
+  let last = Math.min(entries, Math.ceil(((byte + 1) * 8) / bits)) - 1;
+  while (last >= 0 && native.refcountGet(block, order, last) === 0) last--;
+  return last + 1;
+}
+
+/** What a comparison of all refcounts came to. */
+export interface RefcountSummary {
+  /** Clusters whose refcount is too low, and too high. */
+  low: number;
+  high: number;
+  /** Blocks whose refcounts cannot be known. */
+  unreadable: number;
+  /** Whether a cluster in use has no refcount block at all. */
+  blocksMissing: boolean;
+  /** One past the last cluster that has a refcount or is referenced. */
+  end: number;
+}
+
+/** Compares all refcounts and reports what differs. */
+export async function reportRefcounts(context: CheckContext): Promise<RefcountSummary> {
+  const { findings, image } = context;
+  const { clusterSize, refcountBlockEntries } = image.geometry;
+  const table = tableView(image.refcounts.tableBytes);
+  const summary: RefcountSummary = { low: 0, high: 0, unreadable: 0, blocksMissing: false, end: 0 };
+  const report = ({ first, count, stored, counted }: RefcountRun): void => {
+    const isLow = stored < counted;
+    if (isLow) summary.low += count;
+    else summary.high += count;
+    summary.blocksMissing ||= blockPlace(context, table, Math.floor(first / refcountBlockEntries)) === 0;
+    const severity = isLow ? 'corruption' : 'leak';
+    let reported = 0;
+    for (; reported < count && findings.hasRoom; reported++) {
+      const cluster = first + reported;
+      findings.add({
+        kind: isLow ? 'refcount-too-low' : 'refcount-too-high',
+        severity,
+        where: `host cluster ${cluster}`,
+        offset: cluster * clusterSize,
+        expected: counted,
+        found: stored,
+        message: `The cluster at ${hex(cluster * clusterSize)} has the refcount ${stored}, but ${counted} references`,
+      });
+    }
+    findings.count(severity, count - reported);
+  };
+  const unreadable = (block: number, clusters: number, error?: unknown): void => {
+    summary.unreadable++;
+    context.refcountDamage++;
+    const why = error instanceof Error ? error.message : 'it is not where a block can be';
+    findings.add(
+      {
+        kind: error === undefined ? 'table-unreadable' : 'io-error',
+        severity: 'error',
+        where: `refcount block ${block}`,
+        message: `Refcount block ${block} cannot be read (${why}): the refcounts of ${clusters} clusters are unknown`,
+      },
+      clusters,
+    );
+  };
+  const end = await compareRefcounts(context, context.counts, report, unreadable);
+  summary.end = Math.max(end, context.counts.usedEnd());
+  return summary;
+}
+
+/** The stored refcounts as counts of their own. */
+export async function storedRefcounts(context: CheckContext): Promise<ReferenceCounts> {
+  const { clusterSize } = context.image.geometry;
+  const stored = context.newCounts();
+  const none = context.newCounts();
+  await compareRefcounts(context, none, ({ first, count, stored: refcount }) => {
+    stored.add(first * clusterSize, count * clusterSize, refcount);
+  });
+  return stored;
+}

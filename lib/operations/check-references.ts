@@ -1,0 +1,109 @@
+/** Counting everything an image refers to: header, tables, data, snapshots, bitmaps, encryption header. */
+import { minSnapshotEntrySize, type SnapshotEntry } from '../format/snapshot-table.js';
+import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
+import { hex } from '../format/text.js';
+import { alignUp } from '../format/units.js';
+import { readExactly } from '../storage/storage.js';
+import { countBitmaps } from './check-bitmaps.js';
+import type { CheckContext } from './check-context.js';
+import { followL1 } from './check-l1.js';
+import { countL2Tables, type DiskStatistics } from './check-l2.js';
+import { countRefcountStructure } from './check-refcount-table.js';
+import { readSnapshots } from './info.js';
+
+/** Bytes of an L1 table that are read at once. */
+const chunkBytes = 1024 * 1024;
+
+/** Bytes of extra data in a version 3 snapshot at least: sizes of VM state and disk. */
+const version3ExtraData = 16;
+
+export const activeL1 = 'the active L1 table';
+
+/**
+ * Counts all references into the context.
+ * @param refcountStructure whether refcount table and blocks count as used; not when they are to be replaced
+ */
+export async function countReferences(
+  context: CheckContext,
+  { refcountStructure }: { refcountStructure: boolean },
+): Promise<DiskStatistics> {
+  const { image, activeTables } = context;
+  const { header, geometry, mapping } = image;
+  context.addArea('the header', 0, geometry.clusterSize);
+  context.addArea(activeL1, mapping.l1Offset, mapping.l1Bytes.length);
+  followL1(context, mapping.l1Bytes, activeL1, 0, activeTables);
+  await countSnapshots(context);
+  context.progress.expect(
+    (activeTables.offsets.length + context.snapshotTables.offsets.length) * geometry.clusterSize,
+  );
+  await countBitmaps(context);
+  if (header.encryption !== null) {
+    context.addArea('the encryption header', header.encryption.offset, header.encryption.length);
+  }
+  const statistics = await countL2Tables(context);
+  if (refcountStructure) countRefcountStructure(context);
+  return statistics;
+}
+
+async function countSnapshots(context: CheckContext): Promise<void> {
+  const { image } = context;
+  let snapshots: readonly SnapshotEntry[];
+  try {
+    snapshots = await readSnapshots(image);
+  } catch (error) {
+    context.unknown('snapshot', 'the snapshot table', error, image.header.snapshotsOffset);
+    return;
+  }
+  const bytes = snapshots.reduce((sum, entry) => sum + alignUp(entryBytes(entry), 8), 0);
+  context.addArea('the snapshot table', image.header.snapshotsOffset, bytes);
+  for (const snapshot of snapshots) await countSnapshotL1(context, snapshot);
+}
+
+const entryBytes = ({ idBytes, nameBytes, extraData }: SnapshotEntry): number =>
+  minSnapshotEntrySize + extraData.length + idBytes.length + nameBytes.length;
+
+async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): Promise<void> {
+  const { image, findings } = context;
+  const { l1TableOffset, l1Size, extraData } = snapshot;
+  const name = `snapshot ${JSON.stringify(snapshot.id)}`;
+  const what = `the L1 table of ${name}`;
+  const finding = misplacedL1(snapshot, image.geometry.clusterSize);
+  if (finding !== null) {
+    // What the snapshot holds is still in its clusters: they must not be taken for free.
+    context.incomplete = true;
+    findings.add({
+      kind: 'snapshot',
+      severity: 'corruption',
+      where: name,
+      offset: l1TableOffset,
+      message: `${what} ${finding}`,
+    });
+    return;
+  }
+  if (image.header.version >= 3 && extraData.length < version3ExtraData) {
+    findings.add({
+      kind: 'snapshot',
+      severity: 'corruption',
+      where: name,
+      message: `The entry of ${name} lacks the size of its disk, which version 3 demands`,
+    });
+  }
+  const length = l1Size * tableEntrySize;
+  context.addArea(what, l1TableOffset, length);
+  for (let at = 0; at < length; at += chunkBytes) {
+    const chunk = new Uint8Array(Math.min(chunkBytes, length - at));
+    try {
+      await readExactly(image.storage, chunk, l1TableOffset + at, what);
+    } catch (error) {
+      context.unknown('snapshot', what, error, l1TableOffset);
+      return;
+    }
+    followL1(context, chunk, what, at / tableEntrySize, context.snapshotTables);
+  }
+}
+
+function misplacedL1({ l1TableOffset, l1Size }: SnapshotEntry, clusterSize: number): string | null {
+  if (l1TableOffset % clusterSize !== 0) return `is not aligned to a cluster, at ${hex(l1TableOffset)}`;
+  const bytes = l1Size * tableEntrySize;
+  return bytes > maxL1TableBytes ? `has ${l1Size} entries, which is more than 32 MiB` : null;
+}

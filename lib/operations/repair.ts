@@ -1,0 +1,205 @@
+/**
+ * Checking an image and putting right what a check found, from what cannot lose data to what might:
+ *
+ *   wrong COPIED flags cleared | refcounts raised | refcounts lowered | missing COPIED flags set        (`|` is a barrier)
+ *
+ * so that a crash in between leaves the image no worse than it was. Refcounts are corrected in place where their blocks
+ * are sound, and rebuilt elsewhere in the file where they are not.
+ */
+import { hasCode, invalidArgValue, Qcow2Error } from '../errors.js';
+import type { GuestImage } from '../io/guest-image.js';
+import type { Image } from '../metadata/image.js';
+import { examine, reportOf, type Examination } from './check.js';
+import { correctCopied } from './check-copied.js';
+import type { CheckContext } from './check-context.js';
+import { defaultMaxFindings } from './check-findings.js';
+import { CheckProgress } from './check-reader.js';
+import { compareRefcounts } from './check-refcounts.js';
+import type { CheckOptions, CheckReport, Finding } from './check-report.js';
+import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from './rebuild-refcounts.js';
+
+/** Changed refcounts that may gather in memory, bytes. */
+const maxDirtyBytes = 16 * 1024 * 1024;
+
+interface Fixed {
+  leaks: number;
+  corruptions: number;
+}
+
+/** Checks an open image, and repairs it when told to. The caller holds no lock. */
+export async function checkGuest(guest: GuestImage, options: CheckOptions): Promise<CheckReport> {
+  const { repair } = options;
+  if (repair !== undefined) {
+    assertRepairMode(repair);
+    assertWritable(guest.image);
+  }
+  return alone(guest, repair !== undefined, async () => {
+    const progress = new CheckProgress(options);
+    const found = await examine(guest.image, options, progress);
+    return repair === undefined
+      ? reportOf(found)
+      : repairImage(guest.image, found, { ...options, repair }, progress);
+  });
+}
+
+/** Makes refcounts and COPIED flags anew from what the image refers to. The caller holds no lock. */
+export async function rebuildGuestRefcounts(guest: GuestImage, options: CheckOptions): Promise<void> {
+  const { image } = guest;
+  assertWritable(image);
+  await alone(guest, true, async () => {
+    await rebuild(image, options, new CheckProgress(options));
+    image.refcountsRepaired();
+    await image.markClean();
+  });
+}
+
+/** Brings the refcounts of an image that was not closed in order, before it is used. */
+export async function repairDirtyImage(image: Image): Promise<void> {
+  const options = { repair: 'all' } as const;
+  const progress = new CheckProgress(options);
+  const report = await repairImage(image, await examine(image, options, progress), options, progress);
+  if (report.checkErrors === 0) return;
+  const [first] = report.findings.filter(({ severity }) => severity === 'error');
+  throw new Qcow2Error(
+    'ERR_QCOW2_CORRUPT',
+    `${image.storage.name} was not closed properly and its refcounts cannot be repaired` +
+      `${first === undefined ? '' : `: ${first.message}`}. Open it read-only to save what it holds`,
+    { feature: 'dirty bit' },
+  );
+}
+
+function assertRepairMode(repair: string): void {
+  if (repair === 'leaks' || repair === 'all') return;
+  throw invalidArgValue('repair', "must be 'leaks' or 'all'", repair);
+}
+
+function assertWritable(image: Image): void {
+  if (image.writable) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_READ_ONLY',
+    `${image.storage.name} is open read-only; to repair it open it with the mode 'r+'`,
+  );
+}
+
+/** Runs `work` while no guest request changes the image and nothing waits in memory. Without `changing` reads go on. */
+async function alone<T>({ image, locks }: GuestImage, changing: boolean, work: () => Promise<T>): Promise<T> {
+  const unlock = await (changing ? locks.exclusive(0, Infinity) : locks.shared(0, Infinity));
+  try {
+    if (image.writable) await image.committer.settle();
+    return await work();
+  } finally {
+    unlock();
+  }
+}
+
+async function repairImage(
+  image: Image,
+  found: Examination,
+  options: CheckOptions & { repair: 'leaks' | 'all' },
+  progress: CheckProgress,
+): Promise<CheckReport> {
+  const fixed: Fixed = { leaks: 0, corruptions: 0 };
+  // Clusters that only seem to be unreferenced must not become free.
+  if (!found.context.incomplete) {
+    if (options.repair === 'all') await repairAll(image, found, options, progress, fixed);
+    else await repairLeaks(found, fixed);
+    forgetOldRefcounts(image);
+  }
+  const after = await examine(image, options, progress);
+  await clearMarks(image, after);
+  const report = reportOf(after);
+  return {
+    ...report,
+    leaksFixed: fixed.leaks,
+    corruptionsFixed: fixed.corruptions,
+    findings: mergeFindings(found.context.findings.kept, report.findings, options.maxFindings),
+  };
+}
+
+async function repairAll(
+  image: Image,
+  found: Examination,
+  options: CheckOptions,
+  progress: CheckProgress,
+  fixed: Fixed,
+): Promise<void> {
+  const { context, refcounts } = found;
+  if (context.refcountDamage === 0 && !refcounts.blocksMissing) {
+    fixed.corruptions += await correctCopied(context, 'clear');
+    fixed.corruptions += await correctRefcounts(context, 'low');
+    fixed.leaks += await correctRefcounts(context, 'high');
+    fixed.corruptions += await correctCopied(context, 'set');
+    return;
+  }
+  try {
+    fixed.corruptions += await rebuild(image, options, progress);
+    fixed.corruptions += refcounts.low + context.refcountDamage;
+    fixed.leaks += refcounts.high;
+  } catch (error) {
+    if (!hasCode(error, 'ERR_QCOW2_LIMIT')) throw error;
+    context.findings.add({
+      kind: 'refcount-table',
+      severity: 'corruption',
+      where: 'the refcount table',
+      message: `The refcounts cannot be rebuilt. ${error.message}`,
+    });
+  }
+}
+
+/** Returns the number of COPIED flags that were corrected. */
+async function rebuild(image: Image, options: CheckOptions, progress: CheckProgress): Promise<number> {
+  const context = await countForRebuild(image, options, progress);
+  const cleared = await correctCopied(context, 'clear');
+  await rebuildRefcountStructure(context);
+  return cleared + (await correctCopied(context, 'set'));
+}
+
+/** COPIED flags follow only where nothing else is wrong: what they should be is not certain otherwise. */
+async function repairLeaks({ context, copied }: Examination, fixed: Fixed): Promise<void> {
+  fixed.leaks += await correctRefcounts(context, 'high');
+  const { corruptions, checkErrors } = context.findings.counted;
+  if (corruptions > copied || checkErrors > 0) return;
+  fixed.corruptions += await correctCopied(context, 'clear');
+  fixed.corruptions += await correctCopied(context, 'set');
+}
+
+/** Corrects refcounts in their blocks, durably. Returns how many; those that do not fit into their bits are left. */
+async function correctRefcounts(context: CheckContext, which: 'low' | 'high'): Promise<number> {
+  const { image, counts } = context;
+  const { refcounts, committer, geometry } = image;
+  let corrected = 0;
+  await compareRefcounts(context, counts, async ({ first, count, stored, counted }) => {
+    if (stored < counted !== (which === 'low') || counted > geometry.maxRefcount) return;
+    await refcounts.set(first, count, counted);
+    corrected += count;
+    if (refcounts.cache.dirtyBytes > maxDirtyBytes) await committer.settle();
+  });
+  await committer.settle();
+  return corrected;
+}
+
+/** Clears the corrupt bit when nothing is wrong any more, and the DIRTY bit when no refcount is too low. */
+async function clearMarks(image: Image, { context, refcounts }: Examination): Promise<void> {
+  const { corruptions, checkErrors } = context.findings.counted;
+  if (corruptions === 0 && checkErrors === 0) await image.clearCorrupt();
+  if (context.incomplete || context.refcountDamage > 0 || refcounts.low > 0) return;
+  image.refcountsRepaired();
+  await image.markClean();
+}
+
+/** What was found first, each finding marked as fixed when it is gone, and what only the second look told. */
+function mergeFindings(
+  before: readonly Finding[],
+  after: readonly Finding[],
+  max = defaultMaxFindings,
+): Finding[] {
+  const key = ({ kind, where }: Finding): string => `${kind} ${where}`;
+  const left = new Set(after.map(key));
+  const known = new Set(before.map(key));
+  // With more left than were kept, one that is not among them may still be there.
+  const certain = after.length < max;
+  return [
+    ...before.map((finding) => (certain && !left.has(key(finding)) ? { ...finding, fixed: true } : finding)),
+    ...after.filter((finding) => !known.has(key(finding))),
+  ].slice(0, max);
+}
