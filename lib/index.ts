@@ -32,6 +32,8 @@ export type {
 } from './operations/bitmaps.js';
 export type { DirtyExtent } from './metadata/bitmap-bits.js';
 export type { CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
+export { convert, type ConvertOptions } from './operations/convert.js';
+export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
 export type { ResizeOptions } from './operations/resize.js';
 export type {
   CreateOptions,

@@ -1,0 +1,119 @@
+/** Copies a disk piece by piece: several pieces under way at once, in buffers that are used again and again. */
+import type { Disk, Extent, Job } from '../disk.js';
+import type { Range } from '../io/disk-queries.js';
+import { alignDown, alignUp } from '../format/units.js';
+import { native } from '../native.js';
+import { copySpans, type Span, type Treatment } from './copy-spans.js';
+import type { CopyTarget } from './copy-target.js';
+import { Turns } from './turns.js';
+
+export interface CopyPlan {
+  readonly source: Disk;
+  readonly target: CopyTarget;
+  readonly treat: (extent: Extent) => Treatment;
+  /** Runs of zeros are looked for in blocks of this size, a multiple of the target's zero unit, bytes; 0: not at all. */
+  readonly zeroBlock: number;
+}
+
+/** Bytes of a request, unless blocks are larger. */
+const chunkBytes = 1024 * 1024;
+const defaultConcurrency = 4;
+
+/** Copies everything. On failure it waits for what is under way and rejects; the target is incomplete then. */
+export async function copyDisk(plan: CopyPlan, job: Job): Promise<void> {
+  const copy = new Copy(plan, job);
+  await copy.run();
+}
+
+class Copy {
+  readonly #plan: CopyPlan;
+  readonly #job: Job;
+  readonly #chunkSize: number;
+  readonly #concurrency: number;
+  readonly #turns = new Turns();
+  readonly #idleBuffers: Uint8Array[] = [];
+  readonly #underWay = new Set<Promise<void>>();
+  #done = 0;
+  #failure: { readonly error: unknown } | undefined;
+
+  constructor(plan: CopyPlan, job: Job) {
+    this.#plan = plan;
+    this.#job = job;
+    this.#concurrency = job.concurrency ?? defaultConcurrency;
+    const { unit } = plan.target;
+    const block = alignUp(Math.max(plan.zeroBlock, unit), unit);
+    this.#chunkSize = Math.max(block, alignDown(chunkBytes, block));
+  }
+
+  async run(): Promise<void> {
+    const { source, target, treat } = this.#plan;
+    const { signal } = this.#job;
+    try {
+      for await (const span of copySpans(source, target.unit, treat, signal)) await this.#span(span);
+    } catch (error) {
+      this.#fail(error);
+    }
+    await Promise.all(this.#underWay);
+    if (this.#failure !== undefined) throw this.#failure.error as Error;
+    signal?.throwIfAborted();
+  }
+
+  async #span(span: Span): Promise<void> {
+    if (span.treatment === 'copy') {
+      for (let at = span.start; at < span.end; at += this.#chunkSize) {
+        await this.#begin({ start: at, end: Math.min(at + this.#chunkSize, span.end) });
+      }
+      return;
+    }
+    if (span.treatment === 'zero' && !this.#plan.target.startsZero) await this.#plan.target.zero(span);
+    this.#progress(span);
+  }
+
+  /** Begins a piece as soon as there is room for one more. */
+  async #begin(range: Range): Promise<void> {
+    while (this.#underWay.size >= this.#concurrency) await Promise.race(this.#underWay);
+    if (this.#failure !== undefined) throw this.#failure.error as Error;
+    this.#job.signal?.throwIfAborted();
+    const piece = this.#piece(range)
+      .catch((error: unknown) => this.#fail(error))
+      .finally(() => this.#underWay.delete(piece));
+    this.#underWay.add(piece);
+  }
+
+  async #piece(range: Range): Promise<void> {
+    const buffer = this.#idleBuffers.pop() ?? new Uint8Array(this.#chunkSize);
+    const turn = this.#turns.next();
+    try {
+      const bytes = buffer.subarray(0, range.end - range.start);
+      await this.#plan.source.read(bytes, range.start);
+      const data = this.#findData(bytes);
+      await this.#plan.target.write({ start: range.start, bytes, data }, turn);
+      this.#progress(range);
+    } finally {
+      turn.end();
+      this.#idleBuffers.push(buffer);
+    }
+  }
+
+  #findData(bytes: Uint8Array): Range[] {
+    const { zeroBlock } = this.#plan;
+    if (zeroBlock === 0) return [{ start: 0, end: bytes.length }];
+    const ends = new Float64Array(Math.ceil(bytes.length / zeroBlock) + 1);
+    const count = native.zeroRuns(bytes, zeroBlock, ends);
+    const runs: Range[] = [];
+    for (let i = 0, start = 0; i < count; i += 2, start = ends[i - 1] ?? 0) {
+      const end = ends[i] ?? 0;
+      if (end > start) runs.push({ start, end });
+    }
+    return runs;
+  }
+
+  #fail(error: unknown): void {
+    this.#failure ??= { error };
+  }
+
+  #progress({ start, end }: Range): void {
+    this.#done += end - start;
+    this.#job.onProgress?.({ done: this.#done, total: this.#plan.source.size });
+  }
+}

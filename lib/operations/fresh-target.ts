@@ -1,0 +1,210 @@
+/**
+ * A new image that nobody else uses: clusters are taken and mapped in the order of the disk, then the bytes follow. Entries
+ * may run ahead of the bytes here, because the image counts for nothing before all of it is written.
+ */
+import { alignDown, alignUp, guestOffset, hostOffset } from '../format/units.js';
+import { compressClusters } from '../io/codec.js';
+import type { Range } from '../io/disk-queries.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { storeData } from '../io/store.js';
+import { native } from '../native.js';
+import { settleAll } from '../storage/settle.js';
+import type { Chunk, CopyTarget } from './copy-target.js';
+import type { Turn } from './turns.js';
+
+/** Bytes of a chunk and where in the file they go. */
+interface Placed extends Range {
+  readonly host: number;
+}
+
+export class FreshTarget implements CopyTarget {
+  readonly unit: number;
+  readonly zeroUnit: number;
+  readonly startsZero = true;
+  readonly #guest: GuestImage;
+
+  constructor(guest: GuestImage) {
+    this.#guest = guest;
+    this.unit = guest.image.geometry.clusterSize;
+    this.zeroUnit = guest.image.geometry.subclusterSize;
+  }
+
+  async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {
+    await turn.begins;
+    const placed = await placeClusters(this.#guest, start, data);
+    turn.end();
+    await storePlaced(this.#guest, start, bytes, placed);
+  }
+
+  zero(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** The same with compressed clusters. Those that do not get smaller are stored as they are. */
+export class CompressedFreshTarget implements CopyTarget {
+  readonly unit: number;
+  readonly zeroUnit: number;
+  readonly startsZero = true;
+  readonly #guest: GuestImage;
+  readonly #level: number | undefined;
+
+  /** @param level of the image's compression type; its default when undefined */
+  constructor(guest: GuestImage, level: number | undefined) {
+    this.#guest = guest;
+    this.#level = level;
+    this.unit = guest.image.geometry.clusterSize;
+    this.zeroUnit = this.unit;
+  }
+
+  async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {
+    const { image } = this.#guest;
+    const type = image.header.compressionType;
+    const encoded = await Promise.all(
+      data.map(async (run) => {
+        const clusters = wholeClusters(bytes, run, this.unit);
+        return { run, streams: await compressClusters(type, this.#level, clusters, this.unit) };
+      }),
+    );
+    await turn.begins;
+    const plain: Range[] = [];
+    const packed: { stream: Uint8Array; host: number }[] = [];
+    for (const { run, streams } of encoded) {
+      for (const [index, stream] of streams.entries()) {
+        const at = run.start + index * this.unit;
+        if (stream === null) plain.push({ start: at, end: Math.min(at + this.unit, run.end) });
+        else packed.push({ stream, host: await this.#place(start + at, stream.length) });
+      }
+    }
+    const placed = await placeClusters(this.#guest, start, plain);
+    turn.end();
+    await settleAll([
+      ...joined(packed).map(({ stream, host }) => image.storage.write(stream, host)),
+      storePlaced(this.#guest, start, bytes, placed),
+    ]);
+    image.committer.dataWritten();
+  }
+
+  zero(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  async #place(guest: number, length: number): Promise<number> {
+    const { mapping, allocator, committer, geometry } = this.#guest.image;
+    const host = await this.#guest.compressedSpace.take(length);
+    await committer.relieve();
+    await mapping.modify(guestOffset(guest), geometry.clusterSize, allocator, committer, (table, at) => {
+      const entry = at / geometry.clusterSize;
+      native.l2SetCompressed(table, mapping.l2Flags, geometry.clusterBits, entry, host, length);
+    });
+    return host;
+  }
+}
+
+/** Takes clusters for `runs`, which are relative to `start`, and maps them. */
+async function placeClusters(
+  { image }: GuestImage,
+  start: number,
+  runs: readonly Range[],
+): Promise<Placed[]> {
+  const { mapping, allocator, committer, geometry } = image;
+  const { clusterSize, clusterBits, subclusterSize } = geometry;
+  const placed: Placed[] = [];
+  for (const group of clusterGroups(start, runs, clusterSize)) {
+    for (let at = group.start; at < group.end;) {
+      await committer.relieve();
+      const { first, count } = await allocator.allocate((group.end - at) / clusterSize);
+      const host = first * clusterSize;
+      const stop = at + count * clusterSize;
+      for (const run of group.runs) {
+        const from = Math.max(start + run.start, at);
+        const to = Math.min(start + run.end, stop);
+        if (from >= to) continue;
+        const base = at;
+        const length = alignUp(to - from, subclusterSize);
+        await mapping.modify(
+          guestOffset(from),
+          length,
+          allocator,
+          committer,
+          (table, tableAt, part, guest) => {
+            const place = host + alignDown(guest - base, clusterSize);
+            native.l2SetData(table, mapping.l2Flags, clusterBits, tableAt, part, place);
+          },
+        );
+        placed.push({ start: from - start, end: to - start, host: host + (from - at) });
+      }
+      at = stop;
+    }
+  }
+  return placed;
+}
+
+/** Runs that share clusters or are neighbours, with the clusters they need, as positions on the disk. */
+function clusterGroups(
+  start: number,
+  runs: readonly Range[],
+  clusterSize: number,
+): (Range & { readonly runs: Range[] })[] {
+  const groups: { start: number; end: number; runs: Range[] }[] = [];
+  for (const run of runs) {
+    const from = alignDown(start + run.start, clusterSize);
+    const to = alignUp(start + run.end, clusterSize);
+    const last = groups.at(-1);
+    if (last !== undefined && from <= last.end) {
+      last.end = to;
+      last.runs.push(run);
+    } else {
+      groups.push({ start: from, end: to, runs: [run] });
+    }
+  }
+  return groups;
+}
+
+async function storePlaced(
+  guest: GuestImage,
+  start: number,
+  bytes: Uint8Array,
+  placed: readonly Placed[],
+): Promise<void> {
+  await settleAll(
+    placed.map((run) =>
+      storeData(
+        guest,
+        [bytes.subarray(run.start, run.end)],
+        guestOffset(start + run.start),
+        hostOffset(run.host),
+      ),
+    ),
+  );
+}
+
+/** Streams that lie behind one another in memory as well as in the file are written as one. */
+function joined(
+  packed: readonly { stream: Uint8Array; host: number }[],
+): { stream: Uint8Array; host: number }[] {
+  const writes: { stream: Uint8Array; host: number }[] = [];
+  for (const { stream, host } of packed) {
+    const last = writes.at(-1);
+    if (
+      last !== undefined &&
+      last.host + last.stream.length === host &&
+      last.stream.buffer === stream.buffer &&
+      last.stream.byteOffset + last.stream.length === stream.byteOffset
+    ) {
+      last.stream = new Uint8Array(stream.buffer, last.stream.byteOffset, last.stream.length + stream.length);
+    } else {
+      writes.push({ stream, host });
+    }
+  }
+  return writes;
+}
+
+/** The bytes of a run as whole clusters: where the disk ends in one, zeros follow. */
+function wholeClusters(bytes: Uint8Array, { start, end }: Range, clusterSize: number): Uint8Array {
+  const length = alignUp(end - start, clusterSize);
+  if (length === end - start) return bytes.subarray(start, end);
+  const whole = new Uint8Array(length);
+  whole.set(bytes.subarray(start, end));
+  return whole;
+}

@@ -1,0 +1,37 @@
+/** The files behind a disk, layer by layer. */
+import type { Disk } from '../disk.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { RawDisk } from '../io/raw-disk.js';
+import { Qcow2 } from '../qcow2.js';
+import type { Storage } from '../storage/storage.js';
+
+export interface Layer {
+  /** Where the guest data of this layer is. */
+  readonly dataStorage: Storage;
+  /** The image; null for a raw layer. */
+  readonly guest: GuestImage | null;
+  /** Of all its files, as {@link Storage.identity} has them. */
+  readonly identities: readonly string[];
+}
+
+/** The layers of a disk from the top down, as far as they are this package's own disks. */
+export function layersOf(disk: Disk): Layer[] {
+  const layers: Layer[] = [];
+  let at: Disk | null = disk;
+  while (at !== null) {
+    if (at instanceof RawDisk) {
+      layers.push({ dataStorage: at.storage, guest: null, identities: identitiesOf(at.storage) });
+      return layers;
+    }
+    if (!(at instanceof Qcow2)) return layers;
+    const { guest }: Qcow2 = at;
+    const { storage, dataStorage } = guest.image;
+    layers.push({ dataStorage, guest, identities: identitiesOf(storage, dataStorage) });
+    at = guest.backing;
+  }
+  return layers;
+}
+
+function identitiesOf(...storages: Storage[]): string[] {
+  return storages.flatMap(({ identity }) => (identity === undefined ? [] : [identity]));
+}
