@@ -31,7 +31,7 @@ export type {
   PackedBitmap,
 } from './operations/bitmaps.js';
 export type { DirtyExtent } from './metadata/bitmap-bits.js';
-export type { CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
+export type { CheckOptions, CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
 export { convert, type ConvertOptions } from './operations/convert.js';
 export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
 export type { ResizeOptions } from './operations/resize.js';
