@@ -1,4 +1,5 @@
 /** Opening an image and all that it stands on: data file, secret, backing chain. */
+import { quote } from './format/text.js';
 import type { Disk } from './disk.js';
 import { Qcow2Error } from './errors.js';
 import { hasFeature } from './format/features.js';
@@ -230,7 +231,7 @@ function backingFormat(name: string | null): ImageFormat | undefined {
   if (name === 'raw' || name === 'qcow2') return name;
   throw new Qcow2Error(
     'ERR_QCOW2_UNSUPPORTED',
-    `The backing file has the format ${JSON.stringify(name)}; this package reads qcow2 and raw`,
+    `The backing file has the format ${quote(name)}; this package reads qcow2 and raw`,
     { feature: 'backing file format' },
   );
 }

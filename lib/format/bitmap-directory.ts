@@ -2,7 +2,7 @@
 import { Qcow2Error } from '../errors.js';
 import { tableEntrySize } from './geometry.js';
 import { maxBitmapDirectoryBytes, maxBitmaps } from './header-extensions.js';
-import { decodeName, encodeName, hex } from './text.js';
+import { decodeName, encodeName, hex, quote } from './text.js';
 import { alignUp, hostOffset, type HostOffset } from './units.js';
 
 export const bitmapFlags = {
@@ -55,7 +55,7 @@ export function parseBitmapDirectory(bytes: Uint8Array, count: number, offset: H
     const end = start + entrySize(view, start, place);
     const entry = parseEntry(bytes, view, start, place);
     const key = Buffer.from(entry.nameBytes).toString('latin1');
-    if (names.has(key)) throw corrupt(place, `repeats the name ${JSON.stringify(entry.name)}`);
+    if (names.has(key)) throw corrupt(place, `repeats the name ${quote(entry.name)}`);
     names.add(key);
     entries.push(entry);
     start = alignUp(end, 8);
@@ -131,7 +131,7 @@ export function checkBitmapTable(
 ): Qcow2Error | null {
   const finding = tableFinding(entry, diskSize, clusterSize, fileSize);
   if (finding === null) return null;
-  const message = `the table of bitmap ${JSON.stringify(entry.name)} at ${hex(entry.tableOffset)} ${finding}`;
+  const message = `the table of bitmap ${quote(entry.name)} at ${hex(entry.tableOffset)} ${finding}`;
   return new Qcow2Error('ERR_QCOW2_CORRUPT', message, {
     offset: entry.tableOffset,
     feature: 'bitmap directory',

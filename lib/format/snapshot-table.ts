@@ -1,7 +1,7 @@
 /** The snapshot table: entries of variable length, kept with everything in them that this package does not know. */
 import { Qcow2Error } from '../errors.js';
 import { l1EntriesFor, maxL1TableBytes, tableEntrySize, type Geometry } from './geometry.js';
-import { decodeName, encodeName, hex } from './text.js';
+import { decodeName, encodeName, hex, quote } from './text.js';
 import { alignUp, hostOffset, type HostOffset } from './units.js';
 
 export const maxSnapshots = 65536;
@@ -130,7 +130,7 @@ export function checkSnapshotL1(
 ): Qcow2Error | null {
   const finding = l1Finding(entry, imageSize, shape, fileSize);
   if (finding === null) return null;
-  const message = `the L1 table of snapshot ${JSON.stringify(entry.id)} at ${hex(entry.l1TableOffset)} ${finding}`;
+  const message = `the L1 table of snapshot ${quote(entry.id)} at ${hex(entry.l1TableOffset)} ${finding}`;
   return new Qcow2Error('ERR_QCOW2_CORRUPT', message, {
     offset: entry.l1TableOffset,
     feature: 'snapshot table',

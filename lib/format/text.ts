@@ -16,3 +16,10 @@ export const encodeName = (name: string): Uint8Array => new TextEncoder().encode
 
 /** An offset or number for a message: hexadecimal, as tools that look at images show it. */
 export const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
+
+/** What a terminal acts on beside what JSON escapes: DEL and C1 controls, and marks that turn the direction of text. */
+const unsafe = /[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+/** A name for a message, in quotes. It may come from an image, so everything that is not plain text is escaped. */
+export const quote = (name: string): string =>
+  JSON.stringify(name).replace(unsafe, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);

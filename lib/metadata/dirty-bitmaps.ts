@@ -4,6 +4,7 @@
  *
  *   IN_USE | guest changes, bits, tables | directory without IN_USE
  */
+import { quote } from '../format/text.js';
 import { Qcow2Error } from '../errors.js';
 import { bitmapFlags, bitmapObstacle, type BitmapEntry } from '../format/bitmap-directory.js';
 import { withFeature } from '../format/features.js';
@@ -116,7 +117,7 @@ export class DirtyBitmaps {
     if (isInUse(state)) {
       throw new Qcow2Error(
         'ERR_QCOW2_CONFLICT',
-        `The bitmap ${JSON.stringify(state.entry.name)} is inconsistent: it was not saved after its last use. ` +
+        `The bitmap ${quote(state.entry.name)} is inconsistent: it was not saved after its last use. ` +
           'Treat everything as dirty, remove it and make a new one',
         { feature: 'bitmap directory' },
       );
@@ -285,7 +286,7 @@ function unusable(entry: BitmapEntry): Qcow2Error | null {
   if (obstacle === null) return null;
   return new Qcow2Error(
     'ERR_QCOW2_CONFLICT',
-    `The bitmap ${JSON.stringify(entry.name)} ${obstacle}, so it can neither be used nor kept true; remove it first`,
+    `The bitmap ${quote(entry.name)} ${obstacle}, so it can neither be used nor kept true; remove it first`,
     { feature: 'bitmap directory' },
   );
 }

@@ -8,7 +8,7 @@ import {
   tableLength,
   tableView,
 } from '../format/table-entry.js';
-import { hex } from '../format/text.js';
+import { hex, quote } from '../format/text.js';
 import { readExactly } from '../storage/storage.js';
 import type { CheckContext } from './check-context.js';
 
@@ -35,7 +35,7 @@ export async function countBitmaps(context: CheckContext): Promise<void> {
 async function countBitmap(context: CheckContext, entry: BitmapEntry): Promise<void> {
   const { image, fileEnd } = context;
   const { tableOffset, tableSize } = entry;
-  const what = `the table of bitmap ${JSON.stringify(entry.name)}`;
+  const what = `the table of bitmap ${quote(entry.name)}`;
   const length = tableSize * tableEntrySize;
   const aligned = tableOffset % image.geometry.clusterSize === 0;
   if (!aligned || tableOffset + length > fileEnd) {

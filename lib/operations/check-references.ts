@@ -1,7 +1,7 @@
 /** Counting everything an image refers to: header, tables, data, snapshots, bitmaps, encryption header. */
 import { minSnapshotEntrySize, type SnapshotEntry } from '../format/snapshot-table.js';
 import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
-import { hex } from '../format/text.js';
+import { hex, quote } from '../format/text.js';
 import { alignUp } from '../format/units.js';
 import { readExactly } from '../storage/storage.js';
 import { countBitmaps } from './check-bitmaps.js';
@@ -65,7 +65,7 @@ const entryBytes = ({ idBytes, nameBytes, extraData }: SnapshotEntry): number =>
 async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): Promise<void> {
   const { image, findings } = context;
   const { l1TableOffset, l1Size, extraData } = snapshot;
-  const name = `snapshot ${JSON.stringify(snapshot.id)}`;
+  const name = `snapshot ${quote(snapshot.id)}`;
   const what = `the L1 table of ${name}`;
   const finding = misplacedL1(snapshot, image.geometry.clusterSize);
   if (finding !== null) {

@@ -2,6 +2,7 @@
 import { stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve as resolvePath } from 'node:path';
 import { Qcow2Error } from '../errors.js';
+import { quote } from '../format/text.js';
 import type { Reference, ResolvePolicy, Source } from '../options.js';
 
 /** `scheme:` at the start of a name makes it a protocol for QEMU; a file name with a slash before the colon is none. */
@@ -27,7 +28,7 @@ export async function resolveReference(reference: Reference, policy: ResolvePoli
   const found = await stat(path).catch((cause: unknown) => {
     throw new Qcow2Error(
       'ERR_QCOW2_REFERENCE',
-      `The ${what(reference)} "${reference.name}" cannot be opened: ${path} is not there`,
+      `The ${what(reference)} ${quote(reference.name)} cannot be opened: ${quote(path)} is not there`,
       {
         feature: what(reference),
         cause,
@@ -35,7 +36,7 @@ export async function resolveReference(reference: Reference, policy: ResolvePoli
     );
   });
   if (!found.isFile()) {
-    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The ${what(reference)} ${path} is no regular file`, {
+    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The ${what(reference)} ${quote(path)} is no regular file`, {
       feature: what(reference),
     });
   }
@@ -65,7 +66,7 @@ function baseOf(reference: Reference): string {
 function denied(reference: Reference, why: string): Qcow2Error {
   return new Qcow2Error(
     'ERR_QCOW2_REFERENCE_DENIED',
-    `The image refers to the ${what(reference)} "${reference.name}", which was not opened: ${why}`,
+    `The image refers to the ${what(reference)} ${quote(reference.name)}, which was not opened: ${why}`,
     { feature: what(reference) },
   );
 }
