@@ -16,10 +16,21 @@ const granularity = 4096;
 interface Case {
   name: string;
   clusterSize: number;
-  backing?: boolean;
+  /** Whether there is a backing file, and whether its format is named. */
+  backing?: 'raw' | 'unnamed';
   /** Of the name of the backing file, in pieces of 5 bytes. */
   nameLength?: number;
+  /** Whether the bitmap is not there yet. */
+  fresh?: boolean;
   run: (disk: Qcow2) => Promise<void>;
+}
+
+async function makeAndSwitch(disk: Qcow2): Promise<void> {
+  await disk.bitmaps.create({ name: 'b', granularity });
+  await disk.bitmaps.disable('b');
+  await disk.bitmaps.enable('b');
+  await disk.bitmaps.remove('b');
+  await disk.bitmaps.create({ name: 'b', granularity });
 }
 
 const cases: Case[] = [
@@ -45,7 +56,7 @@ const cases: Case[] = [
   {
     name: 'making and removing others',
     clusterSize: 512,
-    backing: true,
+    backing: 'raw',
     run: async (disk) => {
       await disk.write(pattern(3, 512), 512);
       await disk.bitmaps.create({ name: 'another', granularity: 512 });
@@ -55,16 +66,19 @@ const cases: Case[] = [
     },
   },
   {
-    name: 'the first bitmap behind a long backing file name, and its end',
+    name: 'making the first bitmap, in the way of a long backing file name',
     clusterSize: 4096,
-    backing: true,
+    backing: 'raw',
     nameLength: 90,
-    run: async (disk) => {
-      await disk.bitmaps.remove('b');
-      await disk.bitmaps.create({ name: 'b', granularity });
-      await disk.bitmaps.disable('b');
-      await disk.bitmaps.enable('b');
-    },
+    fresh: true,
+    run: makeAndSwitch,
+  },
+  {
+    name: 'making the first bitmap, whose extension begins in one sector and ends in the next',
+    clusterSize: 65536,
+    backing: 'unnamed',
+    fresh: true,
+    run: makeAndSwitch,
   },
 ];
 
@@ -79,70 +93,64 @@ async function dirtyUnits(disk: Qcow2): Promise<Set<number>> {
 describe('a crash', () => {
   const temp = useTempDir();
 
-  it.each(cases)(
-    'during $name',
-    async ({ clusterSize, nameLength = 0, backing: hasBacking = false, run }) => {
-      const memory = new MemoryStorage();
-      const base = new MemoryStorage(pattern(9, size));
-      const resolve = (): MemoryStorage => base;
-      const options = hasBacking
-        ? {
-            backing: {
-              name: `${'long/'.repeat(nameLength)}base.raw`,
-              format: 'raw' as const,
-              unchecked: true,
-            },
-          }
-        : {};
-      const made = await create(memory, size, { clusterSize, ...options });
-      await made.close();
+  it.each(cases)('during $name', async ({ clusterSize, nameLength = 0, backing, fresh = false, run }) => {
+    const memory = new MemoryStorage();
+    const base = new MemoryStorage(pattern(9, size));
+    const resolve = (): MemoryStorage => base;
+    const reference = { name: `${'long/'.repeat(nameLength)}base.raw`, unchecked: true };
+    const format = backing === 'raw' ? { format: 'raw' as const } : {};
+    const options = backing === undefined ? {} : { backing: { ...reference, ...format } };
+    const made = await create(memory, size, { clusterSize, ...options });
+    await made.close();
+    if (!fresh) {
       const setUp = await open(memory, { mode: 'r+', resolve });
       await setUp.bitmaps.create({ name: 'b', granularity });
       await setUp.write(pattern(5, 8192), 8192);
       await setUp.bitmaps.clear('b');
       await setUp.close();
-      const before = Buffer.alloc(size);
-      const reader = await open(memory, { resolve });
-      await reader.read(before, 0);
-      await reader.close();
+    }
+    const before = Buffer.alloc(size);
+    const reader = await open(memory, { resolve });
+    await reader.read(before, 0);
+    await reader.close();
 
-      const recording = await RecordingStorage.over(memory);
-      const disk = await open(recording, { mode: 'r+', resolve });
-      await run(disk);
-      await disk.close();
-      expect(recording.violations).toEqual([]);
-      let states = 0;
-      let consistent = 0;
-      const how = { exhaustiveUpTo: 7, samples: 30, tornSamples: 10, seed: 7 };
-      for await (const { content, description } of crashStates(recording.log, how)) {
-        states += 1;
-        if (states % 37 === 0) {
-          const path = temp('state.qcow2');
-          const bytes = Buffer.alloc(await content.size());
-          await content.read(bytes, 0);
-          await writeFile(path, bytes);
-          if (!hasBacking) expect((await qemuCheck(path)).corruptions ?? 0, description).toBe(0);
-        }
-        const crashed = await open(content, { resolve });
-        const bitmap = (await crashed.bitmaps.list()).find(({ name }) => name === 'b');
-        if (bitmap?.consistent === true) {
-          consistent += 1;
-          const dirty = await dirtyUnits(crashed);
-          const after = Buffer.alloc(Math.min(size, crashed.size));
-          await crashed.read(after, 0);
-          for (let at = 0; at < after.length; at += granularity) {
-            if (dirty.has(at / granularity)) continue;
-            const end = Math.min(after.length, at + granularity);
-            expect(
-              after.subarray(at, end).equals(before.subarray(at, end)),
-              `unit at ${at}\n${description}`,
-            ).toBe(true);
-          }
-        }
-        await crashed.close();
+    const recording = await RecordingStorage.over(memory);
+    const disk = await open(recording, { mode: 'r+', resolve });
+    await run(disk);
+    await disk.close();
+    expect(recording.violations).toEqual([]);
+    let states = 0;
+    let consistent = 0;
+    const how = { exhaustiveUpTo: 7, samples: 30, tornSamples: 10, seed: 7 };
+    for await (const { content, description } of crashStates(recording.log, how)) {
+      states += 1;
+      if (states % 37 === 0) {
+        const path = temp('state.qcow2');
+        const bytes = Buffer.alloc(await content.size());
+        await content.read(bytes, 0);
+        await writeFile(path, bytes);
+        if (backing === undefined) expect((await qemuCheck(path)).corruptions ?? 0, description).toBe(0);
       }
-      expect(consistent).toBeGreaterThan(0);
-      expect(states).toBeGreaterThan(consistent);
-    },
-  );
+      const crashed = await open(content, { resolve });
+      expect(crashed.header.backingFile, description).toBe(made.header.backingFile);
+      const bitmap = (await crashed.bitmaps.list()).find(({ name }) => name === 'b');
+      if (bitmap?.consistent === true) {
+        consistent += 1;
+        const dirty = await dirtyUnits(crashed);
+        const after = Buffer.alloc(Math.min(size, crashed.size));
+        await crashed.read(after, 0);
+        for (let at = 0; at < after.length; at += granularity) {
+          if (dirty.has(at / granularity)) continue;
+          const end = Math.min(after.length, at + granularity);
+          expect(
+            after.subarray(at, end).equals(before.subarray(at, end)),
+            `unit at ${at}\n${description}`,
+          ).toBe(true);
+        }
+      }
+      await crashed.close();
+    }
+    expect(consistent).toBeGreaterThan(0);
+    expect(states).toBeGreaterThan(consistent);
+  });
 });
