@@ -6,7 +6,7 @@ import { InFlight } from '../storage/settle.js';
 import { compressClusters } from './codec.js';
 import type { GuestImage } from './guest-image.js';
 import { releaseRuns } from './release.js';
-import { checkRun, writeLocked } from './write.js';
+import { assertInside, checkRun, writeLocked } from './write.js';
 
 /** Bytes compressed in one piece of native work. */
 const batchBytes = 1024 * 1024;
@@ -46,6 +46,7 @@ export async function writeCompressed(
       alignUp(position + at + part.length, geometry.clusterSize),
     );
     try {
+      assertInside(guest, position + at, part.length);
       await writeBatch(guest, part, guestOffset(position + at), level);
     } finally {
       unlock();

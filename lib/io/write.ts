@@ -3,6 +3,7 @@ import { alignDown, alignUp, guestOffset, hostOffset, type GuestOffset } from '.
 import { invalidRun, type Run } from '../metadata/run.js';
 import { native, RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
+import { checkRange } from './disk-queries.js';
 import type { GuestImage } from './guest-image.js';
 import { checkPlace, readGuest } from './read.js';
 import { releaseRuns } from './release.js';
@@ -29,6 +30,7 @@ export async function writeGuest(guest: GuestImage, data: Uint8Array, position: 
   if (isStorable(guest, position, data.length)) {
     const unlock = await guest.locks.shared(start, end);
     try {
+      assertInside(guest, position, data.length);
       if (await overwrite(guest, data, position)) return;
     } finally {
       unlock();
@@ -36,10 +38,16 @@ export async function writeGuest(guest: GuestImage, data: Uint8Array, position: 
   }
   const unlock = await guest.locks.exclusive(start, end);
   try {
+    assertInside(guest, position, data.length);
     await writeLocked(guest, data, position);
   } finally {
     unlock();
   }
+}
+
+/** Looks again under the lock whether a range is inside the disk, which may have shrunk since the caller asked. */
+export function assertInside(guest: GuestImage, position: number, length: number): void {
+  checkRange(guest.image.header.size, position, length);
 }
 
 /** Writes when every byte of the range has a cluster of its own already; false, having written nothing, otherwise. */

@@ -5,7 +5,7 @@ import type { Run } from '../metadata/run.js';
 import { L2Flag, native, RunKind } from '../native.js';
 import type { GuestImage } from './guest-image.js';
 import { releaseRuns } from './release.js';
-import { checkRun, writeLocked } from './write.js';
+import { assertInside, checkRun, writeLocked } from './write.js';
 
 const zeroBlock = new Uint8Array(64 * 1024);
 
@@ -37,6 +37,7 @@ export async function zeroGuest(
       alignUp(stop, geometry.clusterSize),
     );
     try {
+      assertInside(guest, at, stop - at);
       await zeroLocked(guest, at, stop, options);
     } finally {
       unlock();
