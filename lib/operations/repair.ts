@@ -156,6 +156,8 @@ async function rebuild(image: Image, options: CheckOptions, progress: CheckProgr
 
 /** COPIED flags follow only where nothing else is wrong: what they should be is not certain otherwise. */
 async function repairLeaks({ context, copied }: Examination, fixed: Fixed): Promise<void> {
+  // A damaged refcount table must be rebuilt first, which is more than was asked for.
+  if (context.refcountDamage > 0) return;
   fixed.leaks += await correctRefcounts(context, 'high');
   const { corruptions, checkErrors } = context.findings.counted;
   if (corruptions > copied || checkErrors > 0) return;
