@@ -45,6 +45,14 @@ function refuseUnresizable(guest: GuestImage, size: number, { preallocation = 'o
   }
   if (preallocation === 'off') return;
   if (size < header.size) throw invalidArgValue('preallocation', 'is for growing a disk', preallocation);
+  if (guest.cipher !== null && header.version < 3) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_CONFLICT',
+      'A version 2 image cannot say that preallocated clusters read as zeros, and encrypted they would read as noise; ' +
+        'use version 3 or no preallocation',
+      { feature: 'preallocation' },
+    );
+  }
   if (guest.backing !== null) {
     throw new Qcow2Error(
       'ERR_QCOW2_CONFLICT',
@@ -75,6 +83,8 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
   // Neither what a shrink left in the last cluster nor a longer backing disk may show up in the new part.
   const lastClusterEnd = Math.min(size, alignUp(old, clusterSize));
   await zeroLocked(guest, old, lastClusterEnd, { punch: false });
+  // A shrink that was cut short by a crash leaves entries past the end.
+  await forget(guest, alignUp(old, clusterSize), alignUp(size, clusterSize));
   if (guest.backing !== null) {
     await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
   }
@@ -88,20 +98,24 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
 async function shrink(guest: GuestImage, size: number): Promise<void> {
   const { image } = guest;
   const old = image.header.size;
-  const { clusterSize, l2Coverage } = image.geometry;
   await image.committer.flush();
   await image.patchHeader({ size });
   await image.committer.barrier();
-  const end = alignUp(old, clusterSize);
-  for (let at: number = image.mapping.nextTable(guestOffset(size), end); at < end;) {
-    const stop = Math.min(end, alignDown(at, l2Coverage) + l2Coverage);
-    await zeroLocked(guest, at, stop, { punch: true, forget: true });
-    await image.committer.flush();
-    at = image.mapping.nextTable(guestOffset(stop), end);
-  }
+  await forget(guest, size, alignUp(old, image.geometry.clusterSize));
   image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
   await image.committer.flush();
   await trimFile(image);
   // A raw data file is the disk, so it ends where the disk does.
   if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
+}
+
+/** Drops what is mapped in [start, end), even where a backing disk shows through then. One table after the other. */
+async function forget(guest: GuestImage, start: number, end: number): Promise<void> {
+  const { mapping, committer, geometry } = guest.image;
+  for (let at: number = mapping.nextTable(guestOffset(start), end); at < end;) {
+    const stop = Math.min(end, alignDown(at, geometry.l2Coverage) + geometry.l2Coverage);
+    await zeroLocked(guest, at, stop, { punch: true, forget: true });
+    await committer.flush();
+    at = mapping.nextTable(guestOffset(stop), end);
+  }
 }
