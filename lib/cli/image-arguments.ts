@@ -9,7 +9,7 @@ import { Secrets } from './objects.js';
 import { plainReferences } from './references.js';
 
 /** Options of one opening beyond those of the command line. */
-export type Opening = Pick<OpenOptions, 'mode' | 'backing' | 'forRepair'>;
+export type Opening = Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock'>;
 
 export class ImageArguments {
   readonly secrets = new Secrets();

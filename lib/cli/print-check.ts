@@ -1,6 +1,7 @@
 /** What `check` prints about its findings, for people and as JSON. */
 import type { CheckReport, Finding } from '../operations/check-report.js';
 import type { JsonObject } from './json.js';
+import { twoDecimals } from './rounding.js';
 
 /** A finding as a line for standard error. */
 export function findingText(finding: Finding, clusterSize: number): string {
@@ -64,7 +65,7 @@ function verdict({ corruptions, leaks, checkErrors }: CheckReport): string {
 function allocation(report: CheckReport): string {
   const { totalClusters, allocatedClusters, fragmentedClusters, compressedClusters } = report;
   if (totalClusters === 0 || allocatedClusters === 0) return '';
-  const share = (part: number, whole: number): string => `${((part * 100) / whole).toFixed(2)}%`;
+  const share = (part: number, whole: number): string => `${twoDecimals((part * 100) / whole)}%`;
   return (
     `${allocatedClusters}/${totalClusters} = ${share(allocatedClusters, totalClusters)} allocated, ` +
     `${share(fragmentedClusters, allocatedClusters)} fragmented, ` +

@@ -1,6 +1,7 @@
 /** Progress in per cent, in the plain form that qemu-img prints with `-p`. */
 import type { Progress } from '../disk.js';
 import type { Output } from './output.js';
+import { twoDecimals } from './rounding.js';
 
 /** Per cent that must have been done since the last line before another one is worth it. */
 const step = 1;
@@ -28,7 +29,7 @@ export class ProgressLine {
 
   #show(percent: number): void {
     this.#shown = percent;
-    this.#out.write(`    (${percent.toFixed(2)}/100%)\r`);
+    this.#out.write(`    (${twoDecimals(percent)}/100%)\r`);
     this.#out.flush();
   }
 }

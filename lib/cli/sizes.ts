@@ -1,5 +1,6 @@
 /** Sizes as people write and read them: `1.5G` to bytes, bytes to `1.5 GiB`. */
 import { Failure } from './failure.js';
+import { threeDigits } from './rounding.js';
 
 /** What a text that is no usable size suffers from. */
 export type SizeTrouble = 'malformed' | 'too-large';
@@ -83,24 +84,4 @@ export function humanSize(bytes: number): string {
   let unit = 0;
   while (bytes >= 1000 * 1024 ** unit && unit < units.length - 1) unit += 1;
   return `${threeDigits(bytes / 1024 ** unit)} ${units[unit] ?? ''}B`;
-}
-
-/** As printf's `%.3g` writes it. */
-function threeDigits(value: number): string {
-  if (value === 0) return '0';
-  const [digits = '0', exponent = '0'] = roundHalfEven(value).split('e');
-  const power = Number(exponent);
-  if (power < 3) return String(Number(`${digits}e${power}`));
-  return `${String(Number(digits))}e+${String(power).padStart(2, '0')}`;
-}
-
-/** Three significant digits in exponent form; an exact tie goes to the even digit, as in C, not upwards. */
-function roundHalfEven(value: number): string {
-  const rounded = value.toExponential(2);
-  const exponent = Number(rounded.split('e')[1]);
-  const scaled = value * 10 ** (2 - exponent);
-  const isTie = exponent <= 2 && scaled - Math.floor(scaled) === 0.5;
-  if (!isTie) return rounded;
-  const even = 2 * Math.round(scaled / 2);
-  return (even * 10 ** (exponent - 2)).toExponential(2);
 }

@@ -99,7 +99,7 @@ same('map', [
 ]);
 
 same('check', [
-  ...[...images, 'leak.qcow2', 'shared.qcow2', 'orphan.qcow2', 'missing'].flatMap((image) => [
+  ...[...images, 'leak.qcow2', 'shared.qcow2', 'missing'].flatMap((image) => [
     ['check', image],
     ['check', '--output=json', image],
     ['check', '-q', image],
@@ -125,6 +125,14 @@ it('map needs no passphrase to tell where things are', async () => {
   expect(await qcow2(['map', '--output=json', 'luks.qcow2'], directory)).toEqual(
     await qemuImg(withSecret, directory),
   );
+});
+
+it('check needs neither a passphrase nor a backing file', async () => {
+  const withSecret = ['check', ...secret, '--image-opts', luksOpts];
+  expect(await qcow2(['check', 'luks.qcow2'], directory)).toEqual(await qemuImg(withSecret, directory));
+  const { code, stdout } = await qcow2(['check', 'orphan.qcow2'], directory);
+  expect(code).toBe(0);
+  expect(stdout).toBe('No errors were found on the image.\nImage end offset: 262144\n');
 });
 
 same('wrong command lines', [

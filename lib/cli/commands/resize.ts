@@ -17,7 +17,8 @@ type Preallocation = NonNullable<CreateOptions['preallocation']>;
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   const { name, images, quiet } = request;
-  const { disk, format } = await images.openDisk(name, { backing: 'none' });
+  // Only to find the format; the opening in earnest takes the lock.
+  const { disk, format } = await images.openDisk(name, { backing: 'none', lock: false });
   const { size } = disk;
   await disk.close();
   try {
