@@ -244,7 +244,7 @@ async function openCipher(
 ): Promise<DataCipher | null> {
   if (header.cryptMethod === 'none') return null;
   const sectors = header.cryptMethod === 'luks' ? 'host' : 'guest';
-  if (secret === undefined) return { cipher: lockedCipher, sectors };
+  if (secret === undefined) return lockedData(sectors);
   if (header.cryptMethod === 'aes') return { cipher: legacyAesCipher(secret), sectors };
   return { cipher: (await unlockLuks(await readLuksArea(storage, header), secret)).cipher, sectors };
 }
@@ -266,3 +266,5 @@ export async function readLuksArea(storage: Storage, header: Header): Promise<Ui
 
 const refuse = (): void => void requireSecret(undefined);
 const lockedCipher: SectorCipher = { sectorSize: cryptSectorSize, encrypt: refuse, decrypt: refuse };
+/** Stands for the cipher of data that cannot be read or written for want of a secret. */
+export const lockedData = (sectors: DataCipher['sectors']): DataCipher => ({ cipher: lockedCipher, sectors });

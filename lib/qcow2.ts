@@ -16,7 +16,15 @@ import { readGuest } from './io/read.js';
 import { writeGuest } from './io/write.js';
 import { zeroGuest } from './io/zero.js';
 import { Image, readHeader } from './metadata/image.js';
-import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
+import {
+  closeAll,
+  defaultCacheBytes,
+  lockedData,
+  makeGuest,
+  openAnyDisk,
+  openImage,
+  readLuksArea,
+} from './open.js';
 import type { ChainContext, Opened } from './open.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import {
@@ -120,7 +128,8 @@ async function writeNewImage(
     cacheBytes,
   });
   const encryption = await writeEncryption(image, layout);
-  await resizeGuest(makeGuest(image, null, null), size, { preallocation: layout.preallocation });
+  const cipher = encryption === null ? null : lockedData('host');
+  await resizeGuest(makeGuest(image, null, cipher), size, { preallocation: layout.preallocation });
   if (dataStorage !== null && (await dataStorage.size()) < size) await dataStorage.truncate(size);
   await writeFinalHeader(image, layout, encryption);
 }

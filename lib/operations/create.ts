@@ -84,7 +84,7 @@ function refuseConflicts(
     'lazyRefcounts' | 'compressionType' | 'extendedL2' | 'externalData' | 'rawExternal',
     boolean
   >,
-  { backing, preallocation = 'off' }: CreateOptions,
+  { backing, preallocation = 'off', encryption }: CreateOptions,
 ): void {
   if (version === 2 && (Object.values(wanted).includes(true) || refcountBits !== 16)) {
     throw conflict(
@@ -99,6 +99,9 @@ function refuseConflicts(
     throw conflict(
       'a raw external data file cannot have a backing file: it must be readable without the image',
     );
+  }
+  if (version === 2 && preallocation !== 'off' && encryption !== undefined) {
+    throw conflict('preallocated clusters of an encrypted image read as zeros only in version 3');
   }
   if (preallocation !== 'off' && backing !== undefined) {
     throw conflict('preallocated clusters would hide the backing file');

@@ -38,7 +38,10 @@ export async function preallocate(
       image.allocator,
       image.committer,
       (table, from, bytes, guestAt) => {
-        native.l2SetData(table, image.mapping.l2Flags, clusterBits, from, bytes, run.host + (guestAt - at));
+        const { l2Flags } = image.mapping;
+        native.l2SetData(table, l2Flags, clusterBits, from, bytes, run.host + (guestAt - at));
+        // The zeros in the file would be decrypted to noise.
+        if (guest.cipher !== null) native.l2SetZero(table, l2Flags, clusterBits, from, bytes, true);
       },
     );
     at += length;

@@ -20,6 +20,21 @@ export const features = {
 type Features = typeof features;
 export type ImageKind = { readonly [F in keyof Features]: Features[F][number] };
 
+/** An image without anything special: the first choice of every feature. */
+export const plainKind: ImageKind = {
+  version: 3,
+  clusterSize: 65536,
+  refcountBits: 16,
+  extendedL2: false,
+  compressionType: 'zlib',
+  backing: 'none',
+  dataFile: 'none',
+  encryption: 'none',
+  lazyRefcounts: false,
+  preallocation: 'off',
+  sizeUnit: 'cluster',
+};
+
 const names = Object.keys(features) as (keyof ImageKind)[];
 
 /** Whether the specification (and qemu-img 7.2) allows the combination. Raw data files are no use encrypted. */
