@@ -33,23 +33,28 @@ export class Output {
     }
   }
 
-  /**
-   * Text that an image or a file name brought along. A terminal would obey control characters in it, so there they are
-   * shown as `\xHH`; elsewhere they stay, since programs compare names.
-   */
+  /** Text that an image or a file name brought along, fit to be shown. */
   foreign(text: string): string {
-    if (!this.#isTerminal) return text;
-    return text.replaceAll(
-      /\p{Cc}/gu,
-      (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
-    );
+    return this.#isTerminal ? visible(text) : text;
   }
+}
+
+/**
+ * Control characters as `\xHH`: a terminal would obey them, and names inside an image are anybody's. Elsewhere they stay,
+ * since programs compare names.
+ */
+function visible(text: string): string {
+  return text.replaceAll(
+    /(?!\n)\p{Cc}/gu,
+    (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
+  );
 }
 
 /** Writes a message to standard error; when that is closed there is nobody to tell. */
 export function say(text: string): void {
   try {
-    writeFully(stderr, Buffer.from(text));
+    const shown = fstatSync(stderr).isCharacterDevice() ? visible(text) : text;
+    writeFully(stderr, Buffer.from(shown));
   } catch {
     // Nobody listens.
   }
