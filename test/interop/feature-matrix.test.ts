@@ -15,7 +15,7 @@ import {
   qemuIoOn,
   type KindImage,
 } from '../support/row-images.js';
-import { pattern } from '../support/pattern.js';
+import { perform } from '../support/work.js';
 
 /** Another number chooses other rows and other requests. */
 const firstSeed = Number(process.env['QCOW2_MATRIX_SEED'] ?? 1);
@@ -83,20 +83,9 @@ async function inDirectory(work: (directory: string) => Promise<void>): Promise<
 /** Changes the disk through this package, and the model alike. */
 async function workHere(image: KindImage, disk: Qcow2, seed: number): Promise<void> {
   const { kind, model } = image;
-  for (const request of guestRequests(seed, model.size, kind.clusterSize, {
-    unit: 1,
-    compress: canCompress(kind),
-  })) {
-    const { what, position, length } = request;
-    if (what === 'write' || what === 'compress') {
-      const data = pattern(request.fill, length);
-      if (what === 'compress') data.fill(request.fill, 0, Math.floor(length / 2));
-      await disk.write(data, position, { compress: what === 'compress' });
-      model.write(data, position);
-    } else {
-      await (what === 'zero' ? disk.writeZeroes(position, length) : disk.discard(position, length));
-      model.zero(position, length);
-    }
+  const options = { unit: 1, compress: canCompress(kind) };
+  for (const request of guestRequests(seed, model.size, kind.clusterSize, options)) {
+    await perform(disk, model, request);
   }
 }
 

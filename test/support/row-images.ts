@@ -92,11 +92,20 @@ export async function qemuIoOn(image: KindImage, commands: readonly string[]): P
   expect(result.stdout).not.toMatch(/failed|error/i);
 }
 
-/** The whole content as QEMU reads it. QEMU knows only whole sectors, so the last bytes may be missing. */
-export async function contentByQemu(image: KindImage): Promise<Buffer> {
+/**
+ * The whole content, of the disk or of a snapshot, as QEMU reads it. QEMU knows only whole sectors, so the last bytes may
+ * be missing, and it reads a snapshot as long as the disk is.
+ */
+export async function contentByQemu(image: KindImage, snapshot?: string): Promise<Buffer> {
   const raw = `${image.path}.raw`;
-  await qemuImg(['convert', ...accessTo(image), '-O', 'raw', raw]);
+  const choice = snapshot === undefined ? [] : ['-l', `snapshot.name=${snapshot}`];
+  await qemuImg(['convert', ...choice, ...accessTo(image), '-O', 'raw', raw]);
   return readFile(raw);
+}
+
+/** `qemu-img snapshot` with an action (`-c`, `-a` or `-d`) and the name of a snapshot. */
+export async function snapshotByQemu(image: KindImage, action: string, name: string): Promise<void> {
+  await qemuImg(['snapshot', '-q', action, name, ...accessTo(image)]);
 }
 
 /** Fails unless qemu-img finds the image without errors and leaks. */
