@@ -15,6 +15,7 @@ export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } f
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
+export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {
   ImageInfo,
   BitmapInfo,
