@@ -32,6 +32,10 @@ export class CheckContext {
   readonly snapshotTables = new L2TableSet();
   /** L2 tables that could not be read. */
   readonly unreadable = new Set<number>();
+  /** Clusters of metadata that something else refers to, too. */
+  readonly overlapped = new Set<number>();
+  /** Clusters with more references than a refcount can count. */
+  readonly uncountable = new Set<number>();
   /** What holds references and could not be followed to the end: the counts may be too low. */
   incomplete = false;
   /** Findings about the refcount table itself or where its blocks are. */

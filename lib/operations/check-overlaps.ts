@@ -3,7 +3,7 @@ import { hex } from '../format/text.js';
 import type { ReferenceCounts } from '../native.js';
 import type { CheckContext } from './check-context.js';
 
-/** Reports metadata that is referenced more often than it should be, where the refcounts hide it. */
+/** Notes metadata that is referenced more often than it should be, and reports it where the refcounts hide it. */
 export function reportOverlaps(context: CheckContext, refcounts: ReferenceCounts): void {
   const { areas, counts, clusters, image, activeTables, snapshotTables } = context;
   const { clusterSize } = image.geometry;
@@ -30,13 +30,14 @@ export function reportOverlaps(context: CheckContext, refcounts: ReferenceCounts
 }
 
 function report(
-  { findings, counts, image }: CheckContext,
+  { findings, counts, image, overlapped }: CheckContext,
   what: string,
   cluster: number,
   expected: number,
   refcounts: ReferenceCounts,
 ): void {
   const found = counts.get(cluster);
+  overlapped.add(cluster);
   // A refcount that does not know of the other reference was reported already.
   if (refcounts.get(cluster) !== found) return;
   const offset = cluster * image.geometry.clusterSize;

@@ -119,13 +119,14 @@ export interface RefcountSummary {
 /** Compares all refcounts and reports what differs. */
 export async function reportRefcounts(context: CheckContext): Promise<RefcountSummary> {
   const { findings, image } = context;
-  const { clusterSize, refcountBlockEntries } = image.geometry;
+  const { clusterSize, refcountBlockEntries, maxRefcount } = image.geometry;
   const table = tableView(image.refcounts.tableBytes);
   const summary: RefcountSummary = { low: 0, high: 0, unreadable: 0, blocksMissing: false, end: 0 };
   const report = ({ first, count, stored, counted }: RefcountRun): void => {
     const isLow = stored < counted;
     if (isLow) summary.low += count;
     else summary.high += count;
+    if (counted > maxRefcount) noteUncountable(context, first, count);
     summary.blocksMissing ||= blockPlace(context, table, Math.floor(first / refcountBlockEntries)) === 0;
     const severity = isLow ? 'corruption' : 'leak';
     let reported = 0;
@@ -160,6 +161,15 @@ export async function reportRefcounts(context: CheckContext): Promise<RefcountSu
   const end = await compareRefcounts(context, context.counts, report, unreadable);
   summary.end = Math.max(end, context.counts.usedEnd());
   return summary;
+}
+
+/** More than these have to wait for another repair. */
+const maxUncountable = 100_000;
+
+function noteUncountable({ uncountable }: CheckContext, first: number, count: number): void {
+  for (let cluster = first; cluster < first + count && uncountable.size < maxUncountable; cluster++) {
+    uncountable.add(cluster);
+  }
 }
 
 /** The stored refcounts as counts of their own. */

@@ -2,6 +2,7 @@
  * Checking an image and putting right what a check found, from what cannot lose data to what might:
  *
  *   wrong COPIED flags cleared | refcounts raised | refcounts lowered | missing COPIED flags set        (`|` is a barrier)
+ *   | data copied that shares a cluster with metadata
  *
  * so that a crash in between leaves the image no worse than it was. Refcounts are corrected in place where their blocks
  * are sound, and rebuilt elsewhere in the file where they are not.
@@ -16,6 +17,7 @@ import { defaultMaxFindings } from './check-findings.js';
 import { CheckProgress } from './check-reader.js';
 import { compareRefcounts } from './check-refcounts.js';
 import type { CheckOptions, CheckReport, Finding } from './check-report.js';
+import { separateData } from './repair-shared.js';
 import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from './rebuild-refcounts.js';
 
 /** Changed refcounts that may gather in memory, bytes. */
@@ -105,7 +107,15 @@ async function repairImage(
     else await repairLeaks(found, fixed);
     forgetOldRefcounts(image);
   }
-  const after = await examine(image, options, progress);
+  let after = await examine(image, options, progress);
+  if (options.repair === 'all' && !after.context.incomplete && after.context.refcountDamage === 0) {
+    const copies = await separateData(after.context);
+    if (copies > 0) {
+      fixed.corruptions += copies;
+      await repairAll(image, await examine(image, options, progress), options, progress, fixed);
+      after = await examine(image, options, progress);
+    }
+  }
   await clearMarks(image, after);
   const report = reportOf(after);
   return {
