@@ -16,7 +16,7 @@ interface Flush {
 
 export class GuestHistory {
   /** The disk when the log began, all of it durable. */
-  readonly #initial: PlainDisk;
+  readonly #initial: Buffer;
   /** Sector number -> what was written to it, in order. */
   readonly #versions = new Map<number, Version[]>();
   readonly #flushes: Flush[] = [];
@@ -24,7 +24,7 @@ export class GuestHistory {
 
   /** @param mark gives each event a tick in the log that the crash states come from: `() => recording.mark()` */
   constructor(initial: PlainDisk, mark: () => number) {
-    this.#initial = initial.clone();
+    this.#initial = initial.read(0, initial.size);
     this.#mark = mark;
   }
 
@@ -60,10 +60,11 @@ export class GuestHistory {
     read: (buffer: Buffer, position: number) => Promise<void>,
     moments: { from: number; to: number },
   ): Promise<string | null> {
-    const disk = Buffer.alloc(this.#initial.size);
+    const disk = Buffer.alloc(this.#initial.length);
     await read(disk, 0);
     for (let position = 0; position < disk.length; position += sectorSize) {
       const found = disk.subarray(position, position + sectorSize);
+      if (!this.#versions.has(position / sectorSize) && found.equals(this.#initialSector(position))) continue;
       for (const moment of [moments.from, moments.to]) {
         if (!this.#allowed(position, moment).some((value) => value.equals(found))) {
           const begin = found.subarray(0, 16).toString('hex');
@@ -80,7 +81,10 @@ export class GuestHistory {
     const lastFlush = Math.max(-1, ...flushes.map(({ begin }) => begin));
     const lastFlushed = begun.findLastIndex(({ end }) => end < lastFlush);
     if (lastFlushed >= 0) return begun.slice(lastFlushed).map(({ data }) => data);
-    const length = Math.min(sectorSize, this.#initial.size - position);
-    return [this.#initial.read(position, length), ...begun.map(({ data }) => data)];
+    return [this.#initialSector(position), ...begun.map(({ data }) => data)];
+  }
+
+  #initialSector(position: number): Buffer {
+    return this.#initial.subarray(position, position + sectorSize);
   }
 }

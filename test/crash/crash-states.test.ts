@@ -1,0 +1,63 @@
+/** Every state that a crash may leave of every workload on every kind of image; `npm run test:crash` tries many more. */
+import { afterAll, describe, expect, it } from 'vitest';
+import { judgeStates, runWorkload, type JudgeOptions } from './crash-run.js';
+import {
+  fillUp,
+  fullKinds,
+  kinds,
+  randomWorkload,
+  workloads,
+  type Kind,
+  type Workload,
+} from './workloads.js';
+
+const isLong = process.env.QCOW2_CRASH === 'long';
+const firstSeed = Number(process.env.QCOW2_SEED ?? 1);
+const randomWorkloads = isLong ? 200 : 2;
+const options: JudgeOptions = isLong
+  ? { exhaustiveUpTo: 10, samples: 1000, tornSamples: 50, recoverEvery: 3, qemuEvery: 500 }
+  : { exhaustiveUpTo: 4, samples: 8, tornSamples: 3, recoverEvery: 7, qemuEvery: 100 };
+
+const totals = { workloads: 0, states: 0, recovered: 0, checkedByQemu: 0 };
+
+describe.each(kinds)('a crash with $name', (kind) => {
+  it.each(workloadsFor(kind))(
+    'during: $name',
+    (workload) => survives(kind, workload, options),
+    isLong ? 3_600_000 : 60_000,
+  );
+});
+
+describe.each(fullKinds)('a crash with $name', (kind) => {
+  const fewer = isLong
+    ? options
+    : { ...options, exhaustiveUpTo: 2, samples: 1, tornSamples: 1, recoverEvery: 10 };
+  it(`during: ${fillUp.name}`, () => survives(kind, fillUp, fewer), isLong ? 3_600_000 : 60_000);
+});
+
+afterAll(() => {
+  console.log(
+    `crash states tried: ${totals.states} of ${totals.workloads} workloads; writing went on after ` +
+      `${totals.recovered}, qemu-img checked ${totals.checkedByQemu}`,
+  );
+});
+
+/** Unlocking an encrypted image takes so long that a short run has few of them. */
+function workloadsFor(kind: Kind): Workload[] {
+  const own = workloads.filter(({ name }) => kind.compress || !name.startsWith('compress'));
+  if (kind.slow && !isLong) return own.slice(0, 1);
+  const random = Array.from({ length: randomWorkloads }, (_, i) =>
+    randomWorkload(firstSeed + i, kind.compress),
+  );
+  return [...own, ...random];
+}
+
+async function survives(kind: Kind, workload: Workload, judge: JudgeOptions): Promise<void> {
+  const run = await runWorkload(kind, await kind.make(), workload);
+  const { problem, states, recovered, checkedByQemu } = await judgeStates(run, judge);
+  totals.workloads += 1;
+  totals.states += states;
+  totals.recovered += recovered;
+  totals.checkedByQemu += checkedByQemu;
+  expect(problem).toBe(null);
+}
