@@ -35,6 +35,7 @@ export type { DirtyExtent } from './metadata/bitmap-bits.js';
 export type { CheckOptions, CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
 export { convert, type ConvertOptions } from './operations/convert.js';
 export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
+export type { CreateSnapshotOptions, Snapshots } from './operations/snapshots.js';
 export type { ResizeOptions } from './operations/resize.js';
 export type {
   CreateOptions,

@@ -40,6 +40,7 @@ import { gatherInfo } from './operations/info.js';
 import { checkGuest, rebuildGuestRefcounts, repairDirtyImage } from './operations/repair.js';
 import { resizeGuest, type ResizeOptions } from './operations/resize.js';
 import type { CreateOptions, ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
+import { Snapshots } from './operations/snapshots.js';
 import { openSource, type OpenedSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
 import type { Storage } from './storage/storage.js';
@@ -162,13 +163,23 @@ export class Qcow2 implements WritableDisk {
   readonly #busy = new Busy();
   /** The persistent bitmaps of the image. */
   readonly bitmaps: Bitmaps;
+  /** The internal snapshots of the image. */
+  readonly snapshots: Snapshots;
   #closing: Promise<void> | undefined;
 
   /** @internal */
   constructor(opened: Opened) {
     this.#opened = opened;
     this.#guest = opened.guest;
-    this.bitmaps = new Bitmaps(this.#guest, this.#access());
+    const access = this.#access();
+    this.bitmaps = new Bitmaps(this.#guest, access);
+    this.snapshots = new Snapshots(this.#guest, {
+      ...access,
+      view: (image, close) => {
+        const { backing, cipher } = this.#guest;
+        return new Qcow2({ guest: makeGuest(image, backing, cipher), owned: [{ close }] });
+      },
+    });
   }
 
   /** Virtual size, bytes. */
@@ -330,6 +341,7 @@ export class Qcow2 implements WritableDisk {
   async #close(): Promise<void> {
     const { image } = this.#guest;
     await this.#busy.idle();
+    await this.snapshots.closeAll();
     try {
       if (image.writable) {
         await image.committer.settle();

@@ -46,12 +46,17 @@ export async function reportCopied(context: CheckContext, refcounts: ReferenceCo
 /**
  * Corrects wrong flags in the file, durably; entries of tables that overlap anything else are left.
  * @param which flags to set, or to clear
+ * @param counts what the flags must agree with
  * @returns how many were corrected, counted as by {@link reportCopied}
  */
-export async function correctCopied(context: CheckContext, which: 'set' | 'clear'): Promise<number> {
-  const { image, counts, activeTables, snapshotTables } = context;
+export async function correctCopied(
+  context: CheckContext,
+  which: 'set' | 'clear',
+  counts = context.counts,
+): Promise<number> {
+  const { image, activeTables, snapshotTables } = context;
   const { clusterSize, l2EntrySize } = image.geometry;
-  let corrected = correctL1Flags(context, which === 'set');
+  let corrected = correctL1Flags(context, which === 'set', counts);
   if (corrected > 0) await image.storage.write(image.mapping.l1Bytes, image.mapping.l1Offset);
   await wrongL2Flags(context, counts, async (table, offset, entries) => {
     const times = activeTables.timesOf(offset);
@@ -70,10 +75,10 @@ export async function correctCopied(context: CheckContext, which: 'set' | 'clear
   return corrected;
 }
 
-function correctL1Flags(context: CheckContext, toSet: boolean): number {
+function correctL1Flags(context: CheckContext, toSet: boolean, counts: ReferenceCounts): number {
   const bytes = context.image.mapping.l1Bytes;
   let corrected = 0;
-  for (const [index, right] of wrongL1Flags(context, context.counts)) {
+  for (const [index, right] of wrongL1Flags(context, counts)) {
     if (right !== toSet) continue;
     toggleCopied(bytes, index * tableEntrySize);
     corrected++;

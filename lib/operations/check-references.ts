@@ -3,13 +3,13 @@ import { minSnapshotEntrySize, type SnapshotEntry } from '../format/snapshot-tab
 import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
 import { hex, quote } from '../format/text.js';
 import { alignUp } from '../format/units.js';
+import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { readExactly } from '../storage/storage.js';
 import { countBitmaps } from './check-bitmaps.js';
 import type { CheckContext } from './check-context.js';
 import { followL1 } from './check-l1.js';
 import { countL2Tables, type DiskStatistics } from './check-l2.js';
 import { countRefcountStructure } from './check-refcount-table.js';
-import { readSnapshots } from './info.js';
 
 /** Bytes of an L1 table that are read at once. */
 const chunkBytes = 1024 * 1024;
@@ -49,7 +49,7 @@ async function countSnapshots(context: CheckContext): Promise<void> {
   const { image } = context;
   let snapshots: readonly SnapshotEntry[];
   try {
-    snapshots = await readSnapshots(image);
+    snapshots = await readSnapshotTable(image);
   } catch (error) {
     context.unknown('snapshot', 'the snapshot table', error, image.header.snapshotsOffset);
     return;

@@ -3,11 +3,12 @@ import { bitmapFlags } from '../format/bitmap-directory.js';
 import { hasFeature } from '../format/features.js';
 import type { Header } from '../format/header.js';
 import { parseLuksHeader } from '../format/luks.js';
-import { parseSnapshotTable, type SnapshotEntry } from '../format/snapshot-table.js';
+import type { SnapshotEntry } from '../format/snapshot-table.js';
 import { cipherOfHeader } from '../io/encryption/algorithms.js';
 import { readBitmapDirectory } from '../metadata/bitmap-directory-io.js';
 import type { Image } from '../metadata/image.js';
-import { readExactly, type Storage } from '../storage/storage.js';
+import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
+import type { Storage } from '../storage/storage.js';
 import type { BitmapInfo, EncryptionInfo, ImageInfo, SnapshotInfo } from './info-report.js';
 
 /** @param readLuksArea reads the encryption header of an image that has one */
@@ -35,24 +36,13 @@ export async function gatherInfo(
       ? { name: header.dataFile, raw: hasFeature(header, 'rawExternal') }
       : null,
     encryption: await encryptionInfo(image, readLuksArea),
-    snapshots: (await readSnapshots(image)).map((entry) => snapshotInfo(entry, header)),
+    snapshots: (await readSnapshotTable(image)).map((entry) => snapshotInfo(entry, header)),
     bitmaps: await readBitmapInfo(image),
   };
 }
 
-/** The snapshot table of an image, read as far as its entries go. */
-export async function readSnapshots({ storage, header }: Image): Promise<readonly SnapshotEntry[]> {
-  if (header.nbSnapshots === 0) return [];
-  const available = (await storage.size()) - header.snapshotsOffset;
-  for (let wanted = 64 * 1024; ; wanted *= 2) {
-    const bytes = new Uint8Array(Math.min(wanted, available));
-    await readExactly(storage, bytes, header.snapshotsOffset, 'the snapshot table');
-    const table = parseSnapshotTable(bytes, header.nbSnapshots, header.snapshotsOffset, available);
-    if (table !== null) return table.entries;
-  }
-}
-
-function snapshotInfo(entry: SnapshotEntry, header: Header): SnapshotInfo {
+/** What there is to know about a snapshot. */
+export function snapshotInfo(entry: SnapshotEntry, header: Header): SnapshotInfo {
   const { id, name, vmStateSize, dateSeconds, dateNanoseconds, vmClockNanoseconds, icount, diskSize } = entry;
   return {
     id,

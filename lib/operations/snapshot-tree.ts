@@ -1,0 +1,198 @@
+/** What one L1 table refers to, directly and through its L2 tables, and changing the refcounts of all of it. */
+import { Qcow2Error } from '../errors.js';
+import { tableEntrySize } from '../format/geometry.js';
+import { describeEntryProblem, readL1Entry, tableLength, tableView } from '../format/table-entry.js';
+import { hostOffset } from '../format/units.js';
+import type { Image } from '../metadata/image.js';
+import { mismatchStride, native, problemStride, type ReferenceCounts } from '../native.js';
+import { L2TableSet } from './check-l2-tables.js';
+import { CheckProgress, readClusters } from './check-reader.js';
+
+/** Memory for counting, bytes. */
+const memoryLimit = 1024 * 1024 * 1024;
+/** Changed refcounts, and clusters waiting to be freed, that may gather in memory. */
+const maxDirtyBytes = 16 * 1024 * 1024;
+const maxWaitingRuns = 4096;
+const maxRuns = 1024;
+/** Refcounts are changed in pieces of this many bytes of a refcount block, each as a whole or not at all. */
+const pieceBytes = 512;
+
+export interface SnapshotTree {
+  /** Offsets of the L2 tables, ascending, each once. */
+  readonly tables: Float64Array;
+  /** How often each cluster of the file is referenced by the tree; the L1 table itself does not count. */
+  readonly counts: ReferenceCounts;
+  readonly clusters: number;
+}
+
+/** A run of clusters that a tree refers to equally often. */
+interface CountedRun {
+  readonly first: number;
+  readonly count: number;
+  readonly times: number;
+}
+
+/**
+ * Follows an L1 table, all of whose tables are in the file as they are in memory.
+ * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when something in it breaks the specification
+ */
+export async function countTree(image: Image, l1: Uint8Array, what: string): Promise<SnapshotTree> {
+  const { geometry, storage, reserved } = image;
+  const { clusterSize } = geometry;
+  const clusters = Math.ceil((await storage.size()) / clusterSize);
+  const counts = new native.ReferenceCounts(clusters, geometry.clusterBits, memoryLimit);
+  const tables = new L2TableSet();
+  const view = tableView(l1);
+  for (let index = 0; index < tableLength(view); index++) {
+    const offset = readL1Entry(view, index, clusterSize);
+    if (offset === 0) continue;
+    const problem =
+      offset < 0
+        ? describeEntryProblem(offset)
+        : reserved.overlappedArea(offset, clusterSize) !== undefined
+          ? 'points at other metadata'
+          : counts.add(offset, clusterSize, 1)
+            ? null
+            : 'points past the end of the file';
+    if (problem !== null) throw damaged(`Entry ${index} of ${what} ${problem}`);
+    tables.add(offset);
+  }
+  const { offsets, times } = tables;
+  const problems = new Float64Array(problemStride);
+  const { l2Flags } = image.mapping;
+  for await (const batch of readClusters(storage, offsets, clusterSize, new CheckProgress({}))) {
+    for (const failure of batch.failures.values()) throw failure;
+    const part = times.slice(batch.first, batch.first + batch.offsets.length);
+    const summary = await counts.addL2Tables(batch.bytes, l2Flags, part, problems);
+    if (summary.problems > 0) {
+      const table = batch.offsets[problems[0] ?? 0] ?? 0;
+      throw damaged(
+        `Entry ${problems[1] ?? 0} of the L2 table at ${table}, which ${what} refers to, is invalid`,
+      );
+    }
+  }
+  return { tables: offsets, counts, clusters };
+}
+
+/**
+ * Counts one more owner for all that a tree refers to. On failure nothing is counted.
+ * @throws Qcow2Error `ERR_QCOW2_LIMIT` when a refcount would not fit into its bits
+ */
+export async function raiseRefcounts(image: Image, tree: SnapshotTree): Promise<void> {
+  const { refcounts, committer } = image;
+  const done: CountedRun[] = [];
+  try {
+    for (const run of piecesOf(image, tree)) {
+      await refcounts.add(run.first, run.count, run.times);
+      done.push(run);
+      if (refcounts.cache.dirtyBytes > maxDirtyBytes) await committer.settle();
+    }
+  } catch (error) {
+    for (const { first, count, times } of done) await refcounts.add(first, count, -times);
+    await committer.settle();
+    throw error instanceof Qcow2Error ? limitOr(image, error) : error;
+  }
+}
+
+/** Drops the tree: each cluster loses the references it has from it. Nothing durable refers to the tree any more. */
+export async function dropTree(image: Image, tree: SnapshotTree): Promise<void> {
+  const { committer, geometry } = image;
+  let waiting = 0;
+  for (const { first, count, times } of runsOf(image, tree)) {
+    for (let i = 0; i < times; i++) {
+      committer.freeLater(hostOffset(first * geometry.clusterSize), count * geometry.clusterSize, true);
+    }
+    waiting += times;
+    if (waiting < maxWaitingRuns) continue;
+    await committer.settle();
+    waiting = 0;
+  }
+  await committer.settle();
+}
+
+/** Clears COPIED in all L2 tables of a tree, in the file. Not durable before a barrier. */
+export async function clearCopiedInTables(image: Image, { tables }: SnapshotTree): Promise<void> {
+  const { geometry, storage, mapping } = image;
+  const { clusterSize, l2EntrySize } = geometry;
+  for await (const batch of readClusters(storage, tables, clusterSize, new CheckProgress({}))) {
+    for (const failure of batch.failures.values()) throw failure;
+    for (const [i, offset] of batch.offsets.entries()) {
+      const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
+      const changed = clearCopied(table, l2EntrySize);
+      if (changed !== null)
+        await storage.write(table.subarray(changed.start, changed.end), offset + changed.start);
+    }
+  }
+  mapping.cache.forgetClean();
+}
+
+/** Clears COPIED in all entries of a table. Returns the range that holds those that had it, or null when none had. */
+export function clearCopied(table: Uint8Array, entrySize: number): { start: number; end: number } | null {
+  let start = -1;
+  let end = 0;
+  for (let at = 0; at < table.length; at += entrySize) {
+    const high = table[at] ?? 0;
+    if ((high & 0x80) === 0) continue;
+    table[at] = high & 0x7f;
+    if (start < 0) start = at;
+    end = at + entrySize;
+  }
+  return start < 0 ? null : { start, end };
+}
+
+/** The L1 table without COPIED, as a snapshot holds it. */
+export function sharedL1(l1: Uint8Array): Uint8Array {
+  const copy = l1.slice();
+  clearCopied(copy, tableEntrySize);
+  return copy;
+}
+
+/** Runs of referenced clusters, as long as the blocks they are found by. */
+function* runsOf({ geometry }: Image, { counts, clusters }: SnapshotTree): Generator<CountedRun> {
+  const { refcountBlockEntries, refcountOrder, clusterSize } = geometry;
+  const none = new Uint8Array(clusterSize);
+  const out = new Float64Array(maxRuns * mismatchStride);
+  for (let base = 0; base < clusters; base += refcountBlockEntries) {
+    base +=
+      refcountBlockEntries * Math.floor((counts.nextUsed(base, clusters) - base) / refcountBlockEntries);
+    for (let from = 0; base < clusters;) {
+      // Held against a block of zeros, every referenced cluster is a mismatch.
+      const found = counts.compareBlock(none, refcountOrder, base, from, out);
+      for (let at = 0; at < found * mismatchStride; at += mismatchStride) {
+        const [first = 0, count = 0, , times = 0] = out.subarray(at, at + mismatchStride);
+        yield { first, count, times };
+        from = first + count - base;
+      }
+      if (found < maxRuns) break;
+    }
+  }
+}
+
+/** The same in pieces of which none crosses what is changed at once. */
+function* piecesOf(image: Image, tree: SnapshotTree): Generator<CountedRun> {
+  const entries = (pieceBytes * 8) / image.geometry.refcountBits;
+  for (const { first, count, times } of runsOf(image, tree)) {
+    for (let at = first; at < first + count;) {
+      const end = Math.min(first + count, (Math.floor(at / entries) + 1) * entries);
+      yield { first: at, count: end - at, times };
+      at = end;
+    }
+  }
+}
+
+function limitOr(image: Image, error: Qcow2Error): Qcow2Error {
+  const { maxRefcount, refcountBits } = image.geometry;
+  // With wide refcounts it takes more snapshots than the format has.
+  if (maxRefcount > 65535) return error;
+  return new Qcow2Error(
+    'ERR_QCOW2_LIMIT',
+    `A cluster would be shared more often than refcounts of ${refcountBits} bits can count (${maxRefcount}). ` +
+      'Nothing was changed; delete snapshots, or use an image with wider refcounts',
+    { feature: 'refcount_order', cause: error },
+  );
+}
+
+const damaged = (finding: string): Qcow2Error =>
+  new Qcow2Error('ERR_QCOW2_CORRUPT', `${finding}. Nothing was changed; check and repair the image`, {
+    feature: 'snapshots',
+  });
