@@ -6,7 +6,7 @@ import { InFlight } from '../storage/settle.js';
 import { compressClusters } from './codec.js';
 import type { GuestImage } from './guest-image.js';
 import { releaseRuns } from './release.js';
-import { assertInside, checkRun, writeLocked } from './write.js';
+import { assertInside, checkRuns, writeLocked } from './write.js';
 
 /** Bytes compressed in one piece of native work. */
 const batchBytes = 1024 * 1024;
@@ -105,7 +105,7 @@ async function pointAt(guest: GuestImage, { start, host, length }: Placed): Prom
   const { mapping, allocator, committer, geometry } = guest.image;
   const { clusterSize, clusterBits } = geometry;
   const old = await mapping.collect(start, start + clusterSize);
-  for (const run of old) checkRun(guest, run);
+  await checkRuns(guest, old);
   await mapping.modify(start, clusterSize, allocator, committer, (table, at) => {
     native.l2SetCompressed(table, mapping.l2Flags, clusterBits, at / clusterSize, host, length);
   });

@@ -127,6 +127,7 @@ export function checkPlace(guest: GuestImage, start: GuestOffset, host: HostOffs
       throw misplacedRun(start, host, 'not the place of the guest offset in the data file');
     return;
   }
+  if (host + length > Number.MAX_SAFE_INTEGER) throw misplacedRun(start, host, 'past the end of any file');
   const taken = image.reserved.overlap(host, length);
   if (taken !== undefined) throw misplacedRun(start, host, `where the ${taken} is`);
 }

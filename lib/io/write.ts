@@ -1,6 +1,6 @@
 /** The way of a guest write: in place where a range has clusters of its own, else into new ones, old content filled in. */
 import { alignDown, alignUp, guestOffset, hostOffset, type GuestOffset } from '../format/units.js';
-import { invalidRun, type Run } from '../metadata/run.js';
+import { invalidRun, misplacedRun, type Run } from '../metadata/run.js';
 import { native, RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
 import { checkRange } from './disk-queries.js';
@@ -54,7 +54,7 @@ export function assertInside(guest: GuestImage, position: number, length: number
 async function overwrite(guest: GuestImage, data: Uint8Array, position: GuestOffset): Promise<boolean> {
   const runs = await guest.image.mapping.collect(position, position + data.length);
   if (!runs.every((run) => run.kind === RunKind.data && run.aux === 1)) return false;
-  for (const run of runs) checkPlace(guest, run.start, run.host, run.length);
+  await checkRuns(guest, runs);
   const requests = new InFlight();
   for (const { start, length, host } of runs) {
     requests.add(storeData(guest, [slice(data, position, start, start + length)], start, host));
@@ -69,18 +69,35 @@ export async function writeLocked(guest: GuestImage, data: Uint8Array, position:
   const start = guestOffset(alignDown(position, geometry.clusterSize));
   const end = alignUp(position + data.length, geometry.clusterSize);
   const runs = await mapping.collect(start, end);
-  for (const run of runs) checkRun(guest, run);
+  await checkRuns(guest, runs);
   for (const group of groupByTreatment(runs)) {
     if (group.inPlace) await writeIntoOwn(guest, data, position, group);
     else await writeIntoNew(guest, data, position, group);
   }
 }
 
-/** Refuses runs that cannot be replaced without knowing what they are. */
-export function checkRun(guest: GuestImage, run: Run): void {
-  if (run.kind === RunKind.invalid) throw invalidRun(run.start, run.aux);
-  if (hasOwnPlace(run)) checkPlace(guest, run.start, run.host, run.length);
-  if (run.kind === RunKind.compressed) checkPlace(guest, run.start, run.host, run.aux);
+/** Refuses runs that cannot be replaced, as what they refer to is no place for guest data. */
+export async function checkRuns(guest: GuestImage, runs: readonly Run[]): Promise<void> {
+  const { image } = guest;
+  let last: Run | undefined;
+  for (const run of runs) {
+    if (run.kind === RunKind.invalid) throw invalidRun(run.start, run.aux);
+    const compressed = run.kind === RunKind.compressed;
+    if (!compressed && !hasOwnPlace(run)) continue;
+    checkPlace(guest, run.start, run.host, compressed ? run.aux : run.length);
+    if (last === undefined || lastCluster(guest, run) > lastCluster(guest, last)) last = run;
+  }
+  if (last === undefined || image.hasDataFile) return;
+  // Writing behind the end would make the file as long as the damaged entry says.
+  const there = image.fileEnd.reaches(lastCluster(guest, last));
+  if (there === true || (await there)) return;
+  throw misplacedRun(last.start, last.host, 'past the end of the file');
+}
+
+/** Where the last host cluster of a run begins; of a cut-off one that much must be there. */
+function lastCluster({ image: { geometry } }: GuestImage, run: Run): number {
+  if (run.kind === RunKind.compressed) return run.host;
+  return alignDown(run.host + run.length - 1, geometry.clusterSize);
 }
 
 /** Runs that may be written in place stay single; those that need new clusters join, by whole clusters. */

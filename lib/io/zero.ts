@@ -5,7 +5,7 @@ import type { Run } from '../metadata/run.js';
 import { L2Flag, native, RunKind } from '../native.js';
 import type { GuestImage } from './guest-image.js';
 import { releaseRuns } from './release.js';
-import { assertInside, checkRun, writeLocked } from './write.js';
+import { assertInside, checkRuns, writeLocked } from './write.js';
 
 const zeroBlock = new Uint8Array(64 * 1024);
 
@@ -73,9 +73,9 @@ export async function zeroLocked(
 /** Zeros a part of one extended cluster, which keeps its host cluster for the rest. */
 async function zeroSubclusters(guest: GuestImage, start: number, end: number): Promise<void> {
   if (start >= end) return;
-  for (const run of await guest.image.mapping.collect(guestOffset(start), end)) {
-    if (isZeroAlready(guest, run)) continue;
-    checkRun(guest, run);
+  const runs = await guest.image.mapping.collect(guestOffset(start), end);
+  for (const run of runs.filter((each) => !isZeroAlready(guest, each))) {
+    await checkRuns(guest, [run]);
     if (run.kind === RunKind.compressed) await writeZeros(guest, run.start, run.start + run.length);
     else await setZero(guest, run.start, run.length, 'keep-host');
   }
@@ -92,7 +92,9 @@ async function zeroClusters(
   if (start >= end) return;
   const treatment = options.forget === true ? 'forget' : wholeTreatment(guest);
   const runs = await guest.image.mapping.collect(guestOffset(start), end);
-  for (const group of groupsToZero(guest, runs)) {
+  const groups = groupsToZero(guest, runs);
+  await checkRuns(guest, groups.flat());
+  for (const group of groups) {
     const last = group.at(-1);
     const [first] = group;
     if (first === undefined || last === undefined) continue;
@@ -118,7 +120,6 @@ function groupsToZero(guest: GuestImage, runs: readonly Run[]): Run[][] {
       open = false;
       continue;
     }
-    checkRun(guest, run);
     if (open) groups.at(-1)?.push(run);
     else groups.push([run]);
     open = true;

@@ -9,6 +9,7 @@ import { L2Flag } from '../native.js';
 import { readExactly, type Storage } from '../storage/storage.js';
 import { Allocator } from './allocator.js';
 import { Committer } from './commit.js';
+import { FileEnd } from './file-end.js';
 import { Mapping } from './mapping.js';
 import { Mutex } from './mutex.js';
 import { Refcounts } from './refcounts.js';
@@ -32,6 +33,7 @@ export class Image {
   readonly geometry: Geometry;
   readonly writable: boolean;
   readonly reserved: Reserved;
+  readonly fileEnd: FileEnd;
   readonly refcounts: Refcounts;
   readonly mapping: Mapping;
   readonly committer: Committer;
@@ -53,17 +55,22 @@ export class Image {
     this.storage = storage;
     this.dataStorage = dataStorage ?? storage;
     this.geometry = shape;
+    this.fileEnd = new FileEnd(storage);
     this.writable = options.writable;
     this.#header = header;
     this.#dirtyMarked = hasFeature(header, 'dirty');
     this.#refcountsSound = !this.#dirtyMarked;
-    this.reserved = new Reserved(shape.clusterSize, () => this.#tables());
+    this.reserved = new Reserved(shape.clusterSize, {
+      l2Tables: () => this.mapping.l2Tables(),
+      refcountBlocks: () => this.refcounts.blocks(),
+    });
     reserveAreas(this.reserved, header);
     this.refcounts = new Refcounts(
       storage,
       shape,
       tables.refcountTable,
       header.refcountTableOffset,
+      this.reserved,
       options.cacheBytes / 4,
     );
     this.mapping = new Mapping({
@@ -177,11 +184,6 @@ export class Image {
     if (this.#dirtyMarked) return;
     await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', true).incompatible });
     this.#dirtyMarked = true;
-  }
-
-  *#tables(): Generator<ReturnType<Mapping['l2Tables']> extends Generator<infer T> ? T : never> {
-    yield* this.mapping.l2Tables();
-    yield* this.refcounts.blocks();
   }
 }
 

@@ -206,7 +206,7 @@ export class Mapping {
   #tableAt(index: number): number {
     if (index >= this.l1Entries) return 0;
     const offset = readL1Entry(this.#l1, index, this.#geometry.clusterSize);
-    if (offset > 0 && this.#reserved.overlappedArea(offset, this.#geometry.clusterSize) !== undefined) {
+    if (offset > 0 && this.#reserved.tableConflict(hostOffset(offset)) !== undefined) {
       return InvalidTable.overlapsMetadata;
     }
     return offset;

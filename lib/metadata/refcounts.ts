@@ -12,12 +12,14 @@ import { hostOffset, type HostOffset } from '../format/units.js';
 import { native } from '../native.js';
 import type { Storage } from '../storage/storage.js';
 import { DirtyRange } from './dirty-range.js';
+import type { Reserved } from './reserved.js';
 import { TableCache, type Slice } from './table-cache.js';
 
 export class Refcounts {
   readonly cache: TableCache;
   readonly dirtyTable = new DirtyRange();
   readonly #geometry: Geometry;
+  readonly #reserved: Reserved;
   /** Refcounts in one cached slice. */
   readonly #sliceEntries: number;
   #table: DataView;
@@ -28,9 +30,11 @@ export class Refcounts {
     geometry: Geometry,
     table: Uint8Array,
     offset: HostOffset,
+    reserved: Reserved,
     cacheBytes: number,
   ) {
     this.#geometry = geometry;
+    this.#reserved = reserved;
     this.#table = tableView(table);
     this.#offset = offset;
     this.cache = new TableCache(storage, geometry.clusterSize, cacheBytes, 'the refcount block');
@@ -58,6 +62,11 @@ export class Refcounts {
     if (index >= tableLength(this.#table)) return hostOffset(0);
     const offset = readRefcountTableEntry(this.#table, index, this.#geometry.clusterSize);
     if (offset < 0) throw this.#badEntry(index, describeEntryProblem(offset));
+    if (offset > 0) {
+      const conflict = this.#reserved.tableConflict(hostOffset(offset));
+      if (conflict !== undefined)
+        throw this.#badEntry(index, `points at offset ${offset}, where the ${conflict} is`);
+    }
     return hostOffset(offset);
   }
 

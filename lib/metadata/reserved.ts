@@ -11,6 +11,12 @@ export type AreaName =
   | 'bitmap directory'
   | 'encryption header';
 
+/** Yield the offsets of all tables of a kind; called when first needed and after {@link Reserved.forgetTables}. */
+export interface TableLists {
+  readonly l2Tables: () => Iterable<HostOffset>;
+  readonly refcountBlocks: () => Iterable<HostOffset>;
+}
+
 interface Area {
   start: number;
   end: number;
@@ -19,13 +25,14 @@ interface Area {
 export class Reserved {
   readonly #clusterSize: number;
   readonly #areas = new Map<AreaName, Area>();
-  readonly #listTables: () => Iterable<HostOffset>;
+  readonly #lists: TableLists;
   #tables: ClusterSet | undefined;
+  /** Refcount blocks that are something else as well. */
+  #confused = new ClusterSet();
 
-  /** @param listTables yields the offsets of all L2 tables and refcount blocks; called when first needed and after {@link forgetTables} */
-  constructor(clusterSize: number, listTables: () => Iterable<HostOffset>) {
+  constructor(clusterSize: number, lists: TableLists) {
     this.#clusterSize = clusterSize;
-    this.#listTables = listTables;
+    this.#lists = lists;
     this.setArea('header', 0, clusterSize);
   }
 
@@ -70,11 +77,28 @@ export class Reserved {
     return undefined;
   }
 
+  /** Why the table at `offset` cannot be what it is said to be, or undefined. */
+  tableConflict(offset: HostOffset): string | undefined {
+    const area = this.overlappedArea(offset, this.#clusterSize);
+    if (area !== undefined) return area;
+    const cluster = Math.floor(offset / this.#clusterSize);
+    this.#tableSet();
+    return this.#confused.firstIn(cluster, cluster + 1) < 0
+      ? undefined
+      : 'L2 table or another refcount block';
+  }
+
   #tableSet(): ClusterSet {
-    if (this.#tables === undefined) {
-      this.#tables = new ClusterSet();
-      for (const offset of this.#listTables()) this.#tables.add(Math.floor(offset / this.#clusterSize));
+    if (this.#tables !== undefined) return this.#tables;
+    const tables = new ClusterSet();
+    this.#confused = new ClusterSet();
+    for (const offset of this.#lists.l2Tables()) tables.add(Math.floor(offset / this.#clusterSize));
+    for (const offset of this.#lists.refcountBlocks()) {
+      const cluster = Math.floor(offset / this.#clusterSize);
+      if (tables.firstIn(cluster, cluster + 1) >= 0) this.#confused.add(cluster);
+      else tables.add(cluster);
     }
-    return this.#tables;
+    this.#tables = tables;
+    return tables;
   }
 }

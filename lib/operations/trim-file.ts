@@ -7,5 +7,7 @@ export async function trimFile(image: Image): Promise<void> {
   const fileEnd = await image.storage.size();
   let clusters = Math.ceil(fileEnd / clusterSize);
   while (clusters > 0 && (await image.refcounts.get(clusters - 1)) === 0) clusters--;
-  if (clusters * clusterSize < fileEnd) await image.storage.truncate(clusters * clusterSize);
+  if (clusters * clusterSize >= fileEnd) return;
+  image.fileEnd.forget();
+  await image.storage.truncate(clusters * clusterSize);
 }
