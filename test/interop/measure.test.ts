@@ -96,7 +96,8 @@ describe('measure', () => {
   });
 
   it('counts the LUKS header as qemu-img does', async () => {
-    const options = 'cluster_size=1M,encrypt.format=luks,encrypt.key-secret=key,encrypt.cipher-alg=aes-128';
+    const options =
+      'cluster_size=1M,encrypt.format=luks,encrypt.key-secret=key,encrypt.cipher-alg=aes-128,encrypt.hash-alg=sha512';
     const own = { clusterSize: 2 ** 20, encryption: { cipherAlg: 'aes-128' } };
     expect(await measure({ size: 10 ** 9 }, own)).toEqual(await byQemu(['--size', '1000000000'], options));
   });
