@@ -1,0 +1,219 @@
+/** What a check promises beside its counts: findings to read, bounds, progress, and the state in memory. */
+import { describe, expect, it } from 'vitest';
+import { create, MemoryStorage, open } from '../../lib/index.js';
+import type { CreateOptions, Progress } from '../../lib/index.js';
+import { RecordingStorage } from '../support/recording-storage.js';
+
+const cluster = 65536;
+
+async function image(clusters: number, options: CreateOptions = {}): Promise<MemoryStorage> {
+  const storage = new MemoryStorage();
+  const disk = await create(storage, 64 * 1024 * 1024, options);
+  await disk.write(Buffer.alloc(clusters * cluster, 0x5a), 0);
+  await disk.close();
+  return storage;
+}
+
+async function pointer(storage: MemoryStorage, position: number): Promise<number> {
+  const field = Buffer.alloc(8);
+  await storage.read(field, position);
+  return Number(field.readBigUInt64BE() & 0x00ff_ffff_ffff_fe00n);
+}
+
+/** Host offset of the first refcount block, and of the first L2 table. */
+const blockOf = async (storage: MemoryStorage): Promise<number> =>
+  pointer(storage, await pointer(storage, 48));
+const l2Of = async (storage: MemoryStorage): Promise<number> => pointer(storage, await pointer(storage, 40));
+
+describe('findings', () => {
+  it('tell what is wrong, where, what was found and what should be there', async () => {
+    const storage = await image(4);
+    const data = await pointer(storage, await l2Of(storage));
+    await storage.write(Buffer.from([0, 3]), (await blockOf(storage)) + (2 * data) / cluster);
+    const disk = await open(storage);
+    const { findings } = await disk.check();
+    expect(findings).toMatchObject([
+      {
+        kind: 'refcount-too-high',
+        severity: 'leak',
+        where: `host cluster ${data / cluster}`,
+        offset: data,
+        expected: 1,
+        found: 3,
+      },
+      { kind: 'copied-flag', severity: 'corruption', expected: 'clear', found: 'set' },
+    ]);
+    expect(findings[0]?.message).toContain(`0x${data.toString(16)}`);
+    await disk.close();
+  });
+
+  it('are bounded, while the counts are complete', async () => {
+    const storage = await image(200);
+    await storage.write(Buffer.alloc(2 * 200, 1), (await blockOf(storage)) + 2 * 10);
+    const disk = await open(storage);
+    const all = await disk.check();
+    expect(all.leaks).toBeGreaterThan(150);
+    expect(all.findings.length).toBe(all.leaks + all.corruptions);
+    const few = await disk.check({ maxFindings: 7 });
+    expect(few.findings).toEqual(all.findings.slice(0, 7));
+    expect(few).toEqual({ ...all, findings: few.findings });
+    await disk.close();
+  });
+
+  it('say after a repair which of them were put right', async () => {
+    const storage = await image(4);
+    const l2 = await l2Of(storage);
+    // The first cluster is lost, the second is where no file goes.
+    await storage.write(Buffer.from('0000000000000000800000ffffff0000', 'hex'), l2);
+    const disk = await open(storage, { mode: 'r+' });
+    const report = await disk.check({ repair: 'all' });
+    await disk.close();
+    expect(report).toMatchObject({ leaks: 0, leaksFixed: 2, corruptions: 1, corruptionsFixed: 1 });
+    const fates = report.findings.map(({ kind, fixed }) => [kind, fixed ?? false]);
+    expect(fates).toContainEqual(['refcount-too-high', true]);
+    expect(fates).toContainEqual(['copied-flag', true]);
+    expect(fates).toContainEqual(['entry-out-of-file', false]);
+  });
+});
+
+describe('what cannot be read', () => {
+  it('is reported, and keeps a repair from giving clusters free', async () => {
+    const storage = await image(4);
+    const l2 = await l2Of(storage);
+    const broken = unreadableAt(storage, l2);
+    const disk = await open(broken, { mode: 'r+' });
+    const report = await disk.check({ repair: 'all' });
+    await disk.close();
+    expect(report.checkErrors).toBe(1);
+    expect(report.leaksFixed).toBe(0);
+    expect(report.findings).toContainEqual(
+      expect.objectContaining({ kind: 'io-error', severity: 'error', offset: l2 }),
+    );
+    const healed = await open(storage);
+    expect(await healed.check()).toMatchObject({ leaks: 0, corruptions: 0, checkErrors: 0 });
+    await healed.close();
+  });
+
+  it('keeps refcounts from being rebuilt', async () => {
+    const storage = await image(4);
+    const disk = await open(unreadableAt(storage, await l2Of(storage)), { mode: 'r+' });
+    await expect(disk.rebuildRefcounts()).rejects.toMatchObject({ code: 'ERR_QCOW2_CORRUPT' });
+    await disk.close();
+  });
+});
+
+describe('a check of an open image', () => {
+  it('sees what was written and not flushed', async () => {
+    const disk = await create(new MemoryStorage(), 64 * 1024 * 1024);
+    await disk.write(Buffer.alloc(10 * cluster, 1), 0);
+    await disk.write(Buffer.alloc(cluster, 1), 20 * cluster, { compress: true });
+    expect(await disk.check()).toMatchObject({
+      leaks: 0,
+      corruptions: 0,
+      allocatedClusters: 11,
+      compressedClusters: 1,
+    });
+    await disk.close();
+  });
+
+  it('goes well with writes, discards and repairs under way', async () => {
+    const disk = await create(new MemoryStorage(), 64 * 1024 * 1024);
+    const work: Promise<unknown>[] = [];
+    for (let i = 0; i < 60; i += 1) {
+      work.push(disk.write(Buffer.alloc(3 * cluster, i + 1), ((i * 7) % 50) * cluster));
+      if (i % 5 === 0) work.push(disk.discard(((i * 3) % 50) * cluster, 2 * cluster));
+      if (i % 20 === 0) {
+        work.push(disk.check().then((report) => expect(report).toMatchObject({ leaks: 0, corruptions: 0 })));
+        work.push(disk.check({ repair: 'all' }).then((report) => expect(report.corruptionsFixed).toBe(0)));
+      }
+    }
+    await Promise.all(work);
+    expect(await disk.check()).toMatchObject({ leaks: 0, corruptions: 0, checkErrors: 0 });
+    await disk.close();
+  });
+
+  it('changes nothing in the file of a read-only one', async () => {
+    const recording = await RecordingStorage.over(await image(4));
+    const disk = await open(recording);
+    await disk.check();
+    await expect(disk.check({ repair: 'leaks' })).rejects.toMatchObject({ code: 'ERR_QCOW2_READ_ONLY' });
+    await expect(disk.rebuildRefcounts()).rejects.toMatchObject({ code: 'ERR_QCOW2_READ_ONLY' });
+    await disk.close();
+    expect(recording.changes).toBe(0);
+  });
+
+  it('tells how far it is, to the end', async () => {
+    const disk = await open(await image(4));
+    const steps: Progress[] = [];
+    await disk.check({ onProgress: (progress) => steps.push({ ...progress }) });
+    await disk.close();
+    expect(steps.length).toBeGreaterThan(1);
+    for (const { done, total } of steps) expect(done).toBeLessThanOrEqual(total);
+    expect(steps.at(-1)?.done).toBe(steps.at(-1)?.total);
+  });
+
+  it('stops when its signal is aborted', async () => {
+    const disk = await open(await image(4));
+    const reason = new Error('enough');
+    await expect(disk.check({ signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    await disk.close();
+  });
+
+  it('refuses to take more memory than it may', async () => {
+    const disk = await open(await image(4));
+    await expect(disk.check({ memoryLimit: 1000 })).rejects.toMatchObject({ code: 'ERR_QCOW2_LIMIT' });
+    await disk.close();
+  });
+
+  it('refuses repairs it does not know', async () => {
+    const disk = await open(await image(4), { mode: 'r+' });
+    await expect(disk.check({ repair: 'some' as 'all' })).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARG_VALUE',
+    });
+    await disk.close();
+  });
+});
+
+describe('the corrupt bit', () => {
+  it('is cleared by a repair that leaves nothing wrong', async () => {
+    const storage = await image(4);
+    await storage.write(Buffer.from([2]), 79);
+    await expect(open(storage, { mode: 'r+' })).rejects.toMatchObject({ code: 'ERR_QCOW2_CORRUPT' });
+    const disk = await open(storage, { mode: 'r+', forRepair: true });
+    await expect(disk.write(Buffer.alloc(512), 0)).rejects.toMatchObject({ code: 'ERR_QCOW2_CORRUPT' });
+    await disk.check({ repair: 'all' });
+    await disk.close();
+    await (await open(storage, { mode: 'r+' })).close();
+  });
+
+  it('stays while something is wrong', async () => {
+    const storage = await image(4);
+    await storage.write(Buffer.from([2]), 79);
+    await storage.write(Buffer.from('800000ffffff0000', 'hex'), await l2Of(storage));
+    const disk = await open(storage, { mode: 'r+', forRepair: true });
+    expect((await disk.check({ repair: 'all' })).corruptions).toBeGreaterThan(0);
+    await disk.close();
+    await expect(open(storage, { mode: 'r+' })).rejects.toMatchObject({ code: 'ERR_QCOW2_CORRUPT' });
+  });
+});
+
+/** The same image on a medium that fails to read one cluster. */
+function unreadableAt(storage: MemoryStorage, offset: number): MemoryStorage {
+  return new Proxy(storage, {
+    get(target, name) {
+      if (name === 'read') {
+        return async (buffer: Uint8Array, position: number): Promise<number> => {
+          if (position < offset + cluster && position + buffer.length > offset) {
+            throw Object.assign(new Error('EIO: injected by the test, read'), {
+              code: 'EIO',
+              syscall: 'read',
+            });
+          }
+          return target.read(buffer, position);
+        };
+      }
+      const value: unknown = Reflect.get(target, name, target);
+      return typeof value === 'function' ? (value as (...args: unknown[]) => unknown).bind(target) : value;
+    },
+  });
+}
