@@ -17,7 +17,7 @@ import { RawDisk } from './io/raw-disk.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
-import { openSource } from './storage/open-source.js';
+import { identityOf, openSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
 import { readExactly, type Storage } from './storage/storage.js';
 
@@ -26,6 +26,17 @@ export interface Opened {
   readonly guest: GuestImage;
   /** What was opened for this image, in the order of opening. */
   readonly owned: Closable[];
+  /** How it was opened, so that what it stands on can be opened alike. */
+  readonly options: OpenOptions;
+  /** How to open again what `guest.backing` is; null without one, or where this image does not own it. */
+  below: Below | null;
+}
+
+/** How a backing disk was opened. */
+export interface Below {
+  readonly source: Source;
+  readonly format: ImageFormat;
+  readonly options: OpenOptions;
 }
 
 interface Closable {
@@ -57,7 +68,7 @@ export async function openImage(
       lock: options.lock ?? true,
     });
     if (isOwned) owned.push(storage);
-    return { guest: await assemble(storage, options, context, owned), owned };
+    return { ...(await assemble(storage, options, context, owned)), owned, options };
   } catch (error) {
     await closeAll(owned);
     throw error;
@@ -78,8 +89,42 @@ export async function openAnyDisk(
     if (found === 'raw') {
       return { disk: new RawDisk(opened.storage, await opened.storage.size(), opened.owned), format: found };
     }
-    const guest = await assemble(opened.storage, options, context, owned);
-    return { disk: context.makeDisk({ guest, owned }, options), format: found };
+    const parts = await assemble(opened.storage, options, context, owned);
+    return { disk: context.makeDisk({ ...parts, owned, options }, options), format: found };
+  } catch (error) {
+    await closeAll(owned);
+    throw error;
+  }
+}
+
+/**
+ * Opens an image as a layer on a disk that is open already, whatever backing file it names. Closing it closes that disk.
+ * @throws Qcow2Error `ERR_QCOW2_CONFLICT` when it is raw: it would hide everything below
+ */
+export async function openLayer(
+  source: Source,
+  format: ImageFormat | undefined,
+  options: OpenOptions,
+  context: ChainContext,
+  backing: Disk | null,
+): Promise<Disk> {
+  const opened = await openSource(source, { mode: 'r', lock: options.lock ?? true });
+  const owned: Closable[] = opened.owned ? [opened.storage] : [];
+  try {
+    const found = format ?? (await probeFormat(opened.storage));
+    if (found === 'raw' && backing === null) {
+      return new RawDisk(opened.storage, await opened.storage.size(), opened.owned);
+    }
+    if (found === 'raw') {
+      throw new Qcow2Error(
+        'ERR_QCOW2_CONFLICT',
+        `${opened.storage.name} is raw and so can only be the lowest layer of a chain`,
+        { feature: 'backing file' },
+      );
+    }
+    const { guest, below } = await assemble(opened.storage, options, context, owned, backing);
+    if (backing !== null) owned.unshift(backing);
+    return context.makeDisk({ guest, below, owned, options }, options);
   } catch (error) {
     await closeAll(owned);
     throw error;
@@ -107,20 +152,24 @@ async function assemble(
   options: OpenOptions,
   context: ChainContext,
   owned: Closable[],
-): Promise<GuestImage> {
+  given?: Disk | null,
+): Promise<Pick<Opened, 'guest' | 'below'>> {
   const forRepair = options.forRepair ?? false;
   const header = await readHeader(storage, forRepair);
   const writable = options.mode === 'r+';
-  const dataStorage = await openDataFile(storage, header, options, owned);
+  const dataStorage = await openDataFile(storage, header, options, context, owned);
   const cipher = await openCipher(storage, header, options);
-  const backing = await openBacking(storage, header, options, context, owned);
+  const backing =
+    given === undefined ? await openBacking(storage, header, options, context, owned) : alreadyOpen(given);
   const image = await Image.open(storage, dataStorage, header, {
     writable,
     forRepair,
     cacheBytes: options.cacheBytes ?? defaultCacheBytes,
   });
-  return makeGuest(image, backing, cipher);
+  return { guest: makeGuest(image, backing?.disk ?? null, cipher), below: backing?.below ?? null };
 }
+
+const alreadyOpen = (disk: Disk | null): OpenedBelow | null => (disk === null ? null : { disk, below: null });
 
 /** Puts what guest requests need around an image. */
 export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher | null): GuestImage {
@@ -140,6 +189,7 @@ async function openDataFile(
   storage: Storage,
   header: Header,
   options: OpenOptions,
+  context: ChainContext,
   owned: Closable[],
 ): Promise<Storage | null> {
   if (!hasFeature(header, 'externalData')) return null;
@@ -157,6 +207,7 @@ async function openDataFile(
     from: storage.path ?? null,
   };
   const source = options.dataFile ?? (await resolveReference(reference, options.resolve ?? 'deny'));
+  await refuseAgain(source, [...context.identities, storage.identity ?? ''], 'external data file', storage);
   const opened = await openSource(source, {
     mode: options.mode ?? 'r',
     lock: options.lock ?? true,
@@ -166,54 +217,90 @@ async function openDataFile(
   return opened.storage;
 }
 
+interface OpenedBelow {
+  readonly disk: Disk;
+  readonly below: Below | null;
+}
+
 async function openBacking(
   storage: Storage,
   header: Header,
   options: OpenOptions,
   context: ChainContext,
   owned: Closable[],
-): Promise<Disk | null> {
+): Promise<OpenedBelow | null> {
   if (header.backingFile === null || options.backing === 'none') return null;
-  const identities = [...context.identities, storage.identity ?? ''];
-  if (identities.length > maxChainDepth) {
-    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The backing chain is deeper than ${maxChainDepth} images`, {
-      feature: 'backing file',
-    });
-  }
   const reference: Reference = {
     kind: 'backing',
     name: header.backingFile,
     format: header.backingFormat,
     from: storage.path ?? null,
   };
+  const opened = await openBackingFile(storage, reference, options, context);
+  owned.push(opened.disk);
+  return opened;
+}
+
+/** Opens a file for an image to stand on, read-only, by a reference that the image has or is to get. */
+export async function openBackingFile(
+  storage: Storage,
+  reference: Reference,
+  options: OpenOptions,
+  context: ChainContext,
+): Promise<{ disk: Disk; below: Below }> {
+  const identities = [...context.identities, storage.identity ?? ''];
+  if (identities.length > maxChainDepth) {
+    throw new Qcow2Error('ERR_QCOW2_REFERENCE', `The backing chain is deeper than ${maxChainDepth} images`, {
+      feature: 'backing file',
+    });
+  }
   const source = await resolveReference(reference, options.resolve ?? 'deny');
-  const format = backingFormat(header.backingFormat);
+  const format = backingFormat(reference.format);
+  await refuseAgain(source, identities, 'backing file', storage);
   const below = await openSource(source, { mode: 'r', lock: options.lock ?? true, regularOnly: true });
   const belowOwned: Closable[] = below.owned ? [below.storage] : [];
   try {
-    if (below.storage.identity !== undefined && identities.includes(below.storage.identity)) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_REFERENCE',
-        `The backing chain of ${storage.name} comes back to ${below.storage.name}`,
-        {
-          feature: 'backing file',
-        },
-      );
-    }
+    // Looked at again: the name may stand for something else by now.
+    refuseIdentity(below.storage.identity, identities, 'backing file', storage);
     const found = format ?? (await probeFormat(below.storage));
     const inherited = optionsForBacking(options);
     let disk: Disk;
     if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
     else {
-      const guest = await assemble(below.storage, inherited, { ...context, identities }, belowOwned);
-      disk = context.makeDisk({ guest, owned: belowOwned }, inherited);
+      const parts = await assemble(below.storage, inherited, { ...context, identities }, belowOwned);
+      disk = context.makeDisk({ ...parts, owned: belowOwned, options: inherited }, inherited);
     }
-    owned.push(disk);
-    return disk;
+    return { disk, below: { source, format: found, options: inherited } };
   } catch (error) {
     await closeAll(belowOwned);
     throw error;
   }
+}
+
+/**
+ * Refuses a source that is an image already open above, before opening it: its locks would be in the way of a good answer.
+ */
+async function refuseAgain(
+  source: Source,
+  identities: readonly string[],
+  what: string,
+  storage: Storage,
+): Promise<void> {
+  refuseIdentity(await identityOf(source), identities, what, storage);
+}
+
+function refuseIdentity(
+  identity: string | undefined,
+  identities: readonly string[],
+  what: string,
+  storage: Storage,
+): void {
+  if (identity === undefined || !identities.includes(identity)) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_REFERENCE',
+    `The ${what} of ${storage.name} is that image itself or one that stands on it`,
+    { feature: what },
+  );
 }
 
 /** A backing file is only read, whatever happens to the image on top of it. */

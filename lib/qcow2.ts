@@ -16,6 +16,7 @@ import { readGuest } from './io/read.js';
 import { writeGuest } from './io/write.js';
 import { zeroGuest } from './io/zero.js';
 import { Image, readHeader } from './metadata/image.js';
+import { Mutex } from './metadata/mutex.js';
 import {
   closeAll,
   defaultCacheBytes,
@@ -41,7 +42,7 @@ import { checkGuest, rebuildGuestRefcounts, repairDirtyImage } from './operation
 import { resizeGuest, type ResizeOptions } from './operations/resize.js';
 import type { CreateOptions, ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
 import { Snapshots } from './operations/snapshots.js';
-import { openSource, type OpenedSource } from './storage/open-source.js';
+import { identityOf, openSource, pathOf, type OpenedSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
 import type { Storage } from './storage/storage.js';
 
@@ -64,14 +65,19 @@ const chain: ChainContext = {
  */
 export async function open(source: Source, options: OpenOptions = {}): Promise<Qcow2> {
   const opened = await openImage(source, options, chain);
-  const disk = new Qcow2(opened);
+  return prepared(new Qcow2(opened), options);
+}
+
+/** Does what opening for writing demands; on failure the disk is closed. */
+async function prepared(disk: Qcow2, { mode, forRepair }: OpenOptions): Promise<Qcow2> {
+  if (mode !== 'r+' || forRepair === true) return disk;
   try {
-    if (options.mode === 'r+' && options.forRepair !== true) await disk.prepareForWriting();
+    await disk.prepareForWriting();
+    return disk;
   } catch (error) {
-    await closeAll(opened.owned);
+    await disk.abandon();
     throw error;
   }
-  return disk;
 }
 
 /**
@@ -88,6 +94,7 @@ export async function create(
   const bytes = toBytes('size', size);
   const owned: { close: () => Promise<void> }[] = [];
   const { lock = true, cacheBytes = defaultCacheBytes, backing, dataFile } = options;
+  await refuseUnusableReferences(target, options);
   try {
     const image = await openSource(target, { mode: 'create', lock });
     if (image.owned) owned.push(image.storage);
@@ -107,7 +114,7 @@ export async function create(
       },
       chain,
     );
-    return new Qcow2({ guest: opened.guest, owned: [...owned, ...opened.owned] });
+    return new Qcow2({ ...opened, owned: [...owned, ...opened.owned] });
   } catch (error) {
     await closeAll(owned);
     throw error;
@@ -135,13 +142,38 @@ async function writeNewImage(
   await writeFinalHeader(image, layout, encryption);
 }
 
+/** Refuses what the new image cannot stand on before the target is emptied. */
+async function refuseUnusableReferences(target: Source, { backing, dataFile }: CreateOptions): Promise<void> {
+  const path = pathOf(target);
+  const sources: Source[] = dataFile === undefined ? [] : [dataFileSource(dataFile, path)];
+  if (backing !== undefined && backing.unchecked !== true) {
+    const reference = { kind: 'backing', format: null, from: path ?? null, ...backing } as const;
+    sources.push(await resolveReference(reference, 'any'));
+  }
+  const identity = await identityOf(target);
+  if (identity === undefined) return;
+  for (const source of sources) {
+    if ((await identityOf(source)) !== identity) continue;
+    throw new Qcow2Error('ERR_QCOW2_REFERENCE', 'An image cannot be its own backing file or data file', {
+      feature: 'options',
+    });
+  }
+}
+
 function createDataFile(
-  { name, source }: NonNullable<CreateOptions['dataFile']>,
+  dataFile: NonNullable<CreateOptions['dataFile']>,
   imagePath: string | undefined,
   lock: boolean,
 ): Promise<OpenedSource> {
+  return openSource(dataFileSource(dataFile, imagePath), { mode: 'create', lock });
+}
+
+function dataFileSource(
+  { name, source }: NonNullable<CreateOptions['dataFile']>,
+  imagePath: string | undefined,
+): Source {
   const base = imagePath === undefined ? process.cwd() : dirname(imagePath);
-  return openSource(source ?? resolvePath(base, name), { mode: 'create', lock });
+  return source ?? resolvePath(base, name);
 }
 
 /** What the caller names for a new image may be opened; what those files name is up to the caller's policy. */
@@ -150,17 +182,23 @@ function ownReferences(path: string | undefined, { resolve = 'deny' }: CreateOpt
 }
 
 /** Opens an image of either format as a disk; without `format` its first bytes tell. */
-export function openDisk(
+export async function openDisk(
   source: Source,
   options: OpenOptions & { format?: ImageFormat } = {},
 ): Promise<{ disk: Disk; format: ImageFormat }> {
-  return openAnyDisk(source, options.format, options, chain);
+  const opened = await openAnyDisk(source, options.format, options, chain);
+  if (opened.disk instanceof Qcow2) await prepared(opened.disk, options);
+  return opened;
 }
 
 export class Qcow2 implements WritableDisk {
   readonly #guest: GuestImage;
   readonly #opened: Opened;
   readonly #busy = new Busy();
+  readonly #changes = new Busy();
+  readonly #jobs = new Mutex();
+  /** While a job that must be the only one to change the image runs: until then. */
+  #held: Promise<void> | undefined;
   /** The persistent bitmaps of the image. */
   readonly bitmaps: Bitmaps;
   /** The internal snapshots of the image. */
@@ -177,7 +215,8 @@ export class Qcow2 implements WritableDisk {
       ...access,
       view: (image, close) => {
         const { backing, cipher } = this.#guest;
-        return new Qcow2({ guest: makeGuest(image, backing, cipher), owned: [{ close }] });
+        const guest = makeGuest(image, backing, cipher);
+        return new Qcow2({ guest, owned: [{ close }], options: {}, below: null });
       },
     });
   }
@@ -329,6 +368,11 @@ export class Qcow2 implements WritableDisk {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  /** @internal Closes without writing anything, when the image cannot be used. */
+  async abandon(): Promise<void> {
+    await closeAll(this.#opened.owned);
   }
 
   /** @internal What the format demands before the first write to an image that was opened for writing. */

@@ -52,9 +52,18 @@ export async function examine(fd: number, name: string, regularOnly: boolean): P
   if (regularOnly && stats.isBlockDevice()) throw notAnImage(name, 'a block device');
   if (regularOnly && (await isMadeUp(stats.dev))) throw notAnImage(name, 'made up by the system');
   return {
-    identity: `${stats.dev}:${stats.ino}`,
+    identity: identityOfStats(stats),
     deviceSize: stats.isBlockDevice() ? await sizeByReading(fd) : null,
   };
+}
+
+/** Device and inode: the same for all names of one file. */
+export const identityOfStats = ({ dev, ino }: fs.StatsBase<bigint>): string => `${dev}:${ino}`;
+
+/** The identity of what a path names, undefined when it names nothing that can be looked at. */
+export async function identityOfPath(path: string): Promise<string | undefined> {
+  const stats = await stat(path, { bigint: true }).catch(() => undefined);
+  return stats === undefined ? undefined : identityOfStats(stats);
 }
 
 /** Finds the end of what a descriptor can read, bytes: for block devices, where no call of Node tells it. */

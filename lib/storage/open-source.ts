@@ -1,9 +1,11 @@
 /** Turns whatever a caller names as an image into a Storage, and tells who closes it. */
 import type { FileHandle } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Qcow2Error, invalidArgType, invalidArgValue } from '../errors.js';
 import { FileStorage } from './file.js';
 import type { FileMode, FileOptions } from './file.js';
+import { identityOfPath, identityOfStats } from './file-kind.js';
 import type { Storage } from './storage.js';
 
 /**
@@ -32,6 +34,21 @@ export async function openSource(source: Source, options: FileOptions): Promise<
   if (isStorage(source)) return { storage: await prepare(source, options.mode), owned: false };
   if (isFileHandle(source)) return { storage: await FileStorage.wrap(source, options), owned: true };
   throw invalidArgType('source', 'a path, a file: URL, a FileHandle or a Storage', source);
+}
+
+/** Tells what object a source is ({@link Storage.identity}) without opening it; undefined where that cannot be told. */
+export async function identityOf(source: Source): Promise<string | undefined> {
+  const path = pathOf(source);
+  if (path !== undefined) return identityOfPath(path);
+  if (isFileHandle(source)) return identityOfStats(await source.stat({ bigint: true }));
+  return isStorage(source) ? source.identity : undefined;
+}
+
+/** The absolute path of a source that has one. */
+export function pathOf(source: Source): string | undefined {
+  if (typeof source === 'string') return resolve(source);
+  if (source instanceof URL) return source.protocol === 'file:' ? fileURLToPath(source) : undefined;
+  return isStorage(source) ? source.path : undefined;
 }
 
 async function openFile(path: string, options: FileOptions): Promise<OpenedSource> {

@@ -1,12 +1,12 @@
 /** Decides what may be opened because an image names it: its backing file or its external data file. */
-import { stat } from 'node:fs/promises';
+import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve as resolvePath } from 'node:path';
 import { Qcow2Error } from '../errors.js';
 import { quote } from '../format/text.js';
 import type { Reference, ResolvePolicy, Source } from '../options.js';
 
-/** `scheme:` at the start of a name makes it a protocol for QEMU; a file name with a slash before the colon is none. */
-const protocol = /^[A-Za-z][A-Za-z0-9+.-]*:/;
+/** A colon makes what is before it a protocol for QEMU, unless there is a slash in front: `./a:b` is a file name. */
+const protocol = /^[^/]*:/;
 
 /**
  * The source a reference stands for under a policy.
@@ -40,7 +40,15 @@ export async function resolveReference(reference: Reference, policy: ResolvePoli
       feature: what(reference),
     });
   }
+  if (policy === 'same-directory' && !(await isReallyBeside(path, baseOf(reference)))) {
+    throw denied(reference, 'it is a symbolic link that leads out of the directory of the image');
+  }
   return path;
+}
+
+/** Whether a file is in the directory of an image even when symbolic links are followed. */
+async function isReallyBeside(path: string, image: string): Promise<boolean> {
+  return dirname(await realpath(path)) === (await realpath(dirname(image)));
 }
 
 function fileNameOf(reference: Reference): string {
