@@ -82,6 +82,7 @@ async function problemOf(
     const before = inspectImage(image);
     const [first] = before.problems;
     if (first !== undefined) return `broken: ${first}`;
+    if (before.dirty && state.to > run.guest.closedAt) return 'dirty, though it was closed';
     const problem = (await contentProblem(run, state)) ?? (await snapshotProblem(run, image, before));
     if (problem !== null) return problem;
     if (isForQemu) await checkByQemu(image, before);
@@ -93,7 +94,10 @@ async function problemOf(
 
 async function contentProblem({ guest, start }: CrashRun, state: CrashState): Promise<string | null> {
   const disk = await open(state.content, start.open);
-  if (!guest.sizes.has(disk.size)) return `the size is ${disk.size}, which it never was to be`;
+  for (const moment of [state.from, state.to]) {
+    if (!guest.allowsSize(disk.size, moment))
+      return `the size is ${disk.size} after a crash at tick ${moment}`;
+  }
   const read = (buffer: Buffer, position: number): Promise<void> =>
     disk.read(buffer.subarray(0, Math.max(0, disk.size - position)), position);
   return guest.history.firstProblem(read, state);
@@ -138,7 +142,7 @@ async function recoveryProblem(
   const random = new Random(seed);
   const image = state.content.clone();
   const disk = await open(image, { ...start.open, mode: 'r+' });
-  const expected = Buffer.alloc(Math.max(...run.guest.sizes) + 40_960);
+  const expected = Buffer.alloc(Math.max(...run.guest.sizes.map(({ size }) => size)) + 40_960);
   await disk.read(expected.subarray(0, disk.size), 0);
   for (let i = 0; i < 6; i += 1) {
     const position = random.below(disk.size / 512) * 512;

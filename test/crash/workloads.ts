@@ -55,10 +55,20 @@ function own(name: string, size: number, options: CreateOptions, backing?: Buffe
     await disk.write(data, 1024);
     model.write(data, 1024);
     await disk.close();
+    await fillBehindL1(image);
     return { image, model, snapshots: new Map(), open: settings };
   };
   const compress = options.encryption === undefined;
   return { name, size, clusterSize: options.clusterSize ?? 65536, compress, slow: !compress, make };
+}
+
+/** What lies between the last L1 entry and the end of its cluster means nothing. */
+async function fillBehindL1(image: MemoryStorage): Promise<void> {
+  const bytes = image.toBuffer();
+  const clusterSize = 2 ** bytes.readUInt32BE(20);
+  const end = Number(bytes.readBigUInt64BE(40)) + bytes.readUInt32BE(36) * 8;
+  const room = Math.ceil(end / clusterSize) * clusterSize - end;
+  await image.write(Buffer.alloc(room, 0x22), end);
 }
 
 function withSnapshots(name: string, size: number, clusterSize: number, extended: boolean): Kind {
@@ -124,15 +134,19 @@ export class Guest {
   readonly disk: Qcow2;
   readonly history: GuestHistory;
   readonly clusterSize: number;
-  /** Sizes that the disk had or was to have. */
-  readonly sizes: Set<number>;
+  /** Sizes that the disk had or was to have, with the ticks of each change. */
+  readonly sizes: { size: number; begin: number; end: number }[];
+  /** The tick when closing was done. */
+  closedAt = Infinity;
+  readonly #mark: () => number;
   #seed = 0;
 
   /** @param limit the largest size the disk will ever have, bytes */
   constructor(disk: Qcow2, start: Start, clusterSize: number, limit: number, mark: () => number) {
     this.disk = disk;
     this.clusterSize = clusterSize;
-    this.sizes = new Set([disk.size]);
+    this.sizes = [{ size: disk.size, begin: -1, end: -1 }];
+    this.#mark = mark;
     const model = start.model.clone();
     model.resize(limit);
     this.history = new GuestHistory(model, mark);
@@ -164,13 +178,24 @@ export class Guest {
 
   /** What a smaller disk loses reads as zeros from then on. */
   async resize(size: number): Promise<void> {
-    this.sizes.add(size);
+    const change = { size, begin: this.#mark(), end: Infinity };
+    this.sizes.push(change);
     const lost = Buffer.alloc(Math.max(0, this.size - size));
     await this.history.writing(lost, size, () => this.disk.resize(size, { shrink: true }));
+    change.end = this.#mark();
   }
 
-  close(): Promise<void> {
-    return this.history.flushing(() => this.disk.close());
+  /** Whether the disk may have this size when it crashes at `moment`: a resize is durable once it is done. */
+  allowsSize(size: number, moment: number): boolean {
+    const begun = this.sizes.filter(({ begin }) => begin <= moment);
+    return begun
+      .slice(begun.findLastIndex(({ end }) => end <= moment))
+      .some((change) => change.size === size);
+  }
+
+  async close(): Promise<void> {
+    await this.history.flushing(() => this.disk.close());
+    this.closedAt = this.#mark();
   }
 }
 
@@ -278,6 +303,14 @@ export const workloads: readonly Workload[] = [
       await guest.resize(size * farGrowth);
       await guest.write(size * farGrowth - 1024, 1024);
       await guest.flush();
+      await guest.close();
+    },
+  },
+  {
+    name: 'resize where nothing is',
+    run: async (guest) => {
+      await guest.resize(guest.size + 4096);
+      await guest.resize(guest.size - 2048);
       await guest.close();
     },
   },
