@@ -205,11 +205,13 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
   try {
     const disk = await create(new UnflushedStorage(storage), source.size, createOptions);
     owned.push(disk);
+    const copyTarget = newImageTarget(disk, storage.fd, options);
     return {
-      target: newImageTarget(disk, options),
+      target: copyTarget,
       has: backingOfBoth(source, disk),
       sparse: true,
       finish: async () => {
+        if (copyTarget instanceof FreshTarget) copyTarget.finish();
         await disk.close();
         await finishFile(storage, durable);
       },
@@ -221,7 +223,7 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
   }
 }
 
-function newImageTarget(disk: Qcow2, options: ConvertOptions): CopyTarget {
+function newImageTarget(disk: Qcow2, fd: number | undefined, options: ConvertOptions): CopyTarget {
   const { compress = false, compressionLevel, create: createOptions = {} } = options;
   const { backing, dataFile, preallocation = 'off' } = createOptions;
   const { clusterSize, subclusterSize } = disk.header.geometry;
@@ -229,7 +231,7 @@ function newImageTarget(disk: Qcow2, options: ConvertOptions): CopyTarget {
     return new OverlayTarget(disk, writerOf(disk, options), compress ? clusterSize : subclusterSize);
   if (dataFile !== undefined || preallocation !== 'off')
     return new DiskTarget(disk, writerOf(disk, options), clusterSize, true);
-  return compress ? new CompressedFreshTarget(disk.guest, compressionLevel) : new FreshTarget(disk.guest);
+  return compress ? new CompressedFreshTarget(disk.guest, compressionLevel) : new FreshTarget(disk.guest, fd);
 }
 
 async function openKept(source: Disk, target: Source, options: ConvertOptions): Promise<OpenTarget> {

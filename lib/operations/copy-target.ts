@@ -3,6 +3,7 @@ import type { WritableDisk } from '../disk.js';
 import type { Range } from '../io/disk-queries.js';
 import type { Storage } from '../storage/storage.js';
 import { settleAll } from '../storage/settle.js';
+import type { FileTarget } from './file-transfer.js';
 import type { Turn } from './turns.js';
 
 /** A piece of the disk that was read. */
@@ -28,6 +29,8 @@ export interface CopyTarget {
   write(chunk: Chunk, turn: Turn): Promise<void>;
   /** Makes a range that begins and ends at units read as zeros. Only for targets that do not start with zeros. */
   zero(range: Range): Promise<void>;
+  /** For targets that are one plain file and start with zeros: the quick way into it. */
+  readonly file?: FileTarget;
 }
 
 /** A raw file: every byte has its place, so nothing has to be in order. */
@@ -35,10 +38,12 @@ export class RawTarget implements CopyTarget {
   readonly unit = 512;
   readonly zeroUnit = 512;
   readonly startsZero = true;
+  readonly file?: FileTarget;
   readonly #storage: Storage;
 
   constructor(storage: Storage) {
     this.#storage = storage;
+    if (storage.fd !== undefined) this.file = { fd: storage.fd };
   }
 
   async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {

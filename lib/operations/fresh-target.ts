@@ -2,14 +2,16 @@
  * A new image that nobody else uses: clusters are taken and mapped in the order of the disk, then the bytes follow. Entries
  * may run ahead of the bytes here, because the image counts for nothing before all of it is written.
  */
-import { alignDown, alignUp, guestOffset, hostOffset } from '../format/units.js';
+import { alignDown, alignUp, guestOffset, hostCluster, hostOffset } from '../format/units.js';
 import { compressClusters } from '../io/codec.js';
 import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { storeData } from '../io/store.js';
-import { native } from '../native.js';
+import type { ClusterRun } from '../metadata/allocator.js';
+import { native, transferStride } from '../native.js';
 import { settleAll } from '../storage/settle.js';
 import type { Chunk, CopyTarget } from './copy-target.js';
+import type { FileTarget } from './file-transfer.js';
 import type { Turn } from './turns.js';
 
 /** Bytes of a chunk and where in the file they go. */
@@ -21,12 +23,27 @@ export class FreshTarget implements CopyTarget {
   readonly unit: number;
   readonly zeroUnit: number;
   readonly startsZero = true;
+  readonly file?: FileTarget;
   readonly #guest: GuestImage;
+  readonly #room: Room;
 
-  constructor(guest: GuestImage) {
+  /** @param fd of the file that the image is in, where it is one */
+  constructor(guest: GuestImage, fd: number | undefined) {
     this.#guest = guest;
     this.unit = guest.image.geometry.clusterSize;
     this.zeroUnit = guest.image.geometry.subclusterSize;
+    this.#room = new Room(guest);
+    if (fd === undefined || guest.cipher !== null || this.zeroUnit !== this.unit) return;
+    this.file = {
+      fd,
+      reserve: (bytes) => this.#room.reserve(bytes),
+      placed: (runs) => this.#room.use(runs),
+    };
+  }
+
+  /** Gives back what was taken and not used. */
+  finish(): void {
+    this.#room.giveBack();
   }
 
   async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {
@@ -38,6 +55,66 @@ export class FreshTarget implements CopyTarget {
 
   zero(): Promise<void> {
     return Promise.resolve();
+  }
+}
+
+/** Clusters that were taken before it is known how many of them will be used. */
+class Room {
+  readonly #guest: GuestImage;
+  /** In the order in which they will be used. */
+  #runs: ClusterRun[] = [];
+
+  constructor(guest: GuestImage) {
+    this.#guest = guest;
+  }
+
+  /** Host position and length of runs with `bytes` or more. */
+  async reserve(bytes: number): Promise<number[]> {
+    const { allocator, committer, geometry } = this.#guest.image;
+    let missing = bytes / geometry.clusterSize - this.#runs.reduce((sum, { count }) => sum + count, 0);
+    while (missing > 0) {
+      await committer.relieve();
+      const run = await allocator.allocate(missing);
+      this.#runs.push({ ...run });
+      missing -= run.count;
+    }
+    return this.#runs.flatMap(({ first, count }) => [
+      first * geometry.clusterSize,
+      count * geometry.clusterSize,
+    ]);
+  }
+
+  /** Maps what was used: guest position, length, host position of each run, taken from the front. */
+  async use(runs: Float64Array): Promise<void> {
+    const { mapping, allocator, committer, geometry } = this.#guest.image;
+    let used = 0;
+    for (let i = 0; i < runs.length; i += transferStride.placed) {
+      const [guest = 0, length = 0, host = 0] = runs.subarray(i, i + transferStride.placed);
+      used += length / geometry.clusterSize;
+      await mapping.modify(guestOffset(guest), length, allocator, committer, (table, at, part, from) => {
+        const place = host + (from - guest);
+        native.l2SetData(table, mapping.l2Flags, geometry.clusterBits, at, part, place);
+      });
+    }
+    this.#drop(used);
+  }
+
+  giveBack(): void {
+    const { committer, geometry } = this.#guest.image;
+    for (const { first, count } of this.#runs) {
+      committer.freeLater(hostOffset(first * geometry.clusterSize), count * geometry.clusterSize, false);
+    }
+    this.#runs = [];
+  }
+
+  #drop(count: number): void {
+    let rest = count;
+    for (let run = this.#runs[0]; run !== undefined && rest > 0; [run] = this.#runs) {
+      const part = Math.min(rest, run.count);
+      rest -= part;
+      if (part === run.count) this.#runs.shift();
+      else this.#runs[0] = { first: hostCluster(run.first + part), count: run.count - part };
+    }
   }
 }
 

@@ -10,6 +10,8 @@ export interface Layer {
   readonly dataStorage: Storage;
   /** The image; null for a raw layer. */
   readonly guest: GuestImage | null;
+  /** Virtual size, bytes. */
+  readonly size: number;
   /** Of all its files, as {@link Storage.identity} has them. */
   readonly identities: readonly string[];
 }
@@ -20,13 +22,18 @@ export function layersOf(disk: Disk): Layer[] {
   let at: Disk | null = disk;
   while (at !== null) {
     if (at instanceof RawDisk) {
-      layers.push({ dataStorage: at.storage, guest: null, identities: identitiesOf(at.storage) });
+      layers.push({
+        dataStorage: at.storage,
+        guest: null,
+        size: at.size,
+        identities: identitiesOf(at.storage),
+      });
       return layers;
     }
     if (!(at instanceof Qcow2)) return layers;
     const { guest }: Qcow2 = at;
     const { storage, dataStorage } = guest.image;
-    layers.push({ dataStorage, guest, identities: identitiesOf(storage, dataStorage) });
+    layers.push({ dataStorage, guest, size: at.size, identities: identitiesOf(storage, dataStorage) });
     at = guest.backing;
   }
   return layers;

@@ -37,6 +37,7 @@ bool initOs(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
 bool initXts(napi_env env, napi_value exports);
 bool initReferenceCounts(napi_env env, napi_value exports);
+bool initTransfer(napi_env env, napi_value exports);
 bool initZero(napi_env env, napi_value exports);
 
 }  // namespace qcow2::binding

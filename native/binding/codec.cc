@@ -9,6 +9,7 @@
 
 #include "binding/arguments.h"
 #include "binding/bindings.h"
+#include "binding/codec_pool.h"
 #include "binding/codec_work.h"
 
 namespace qcow2::binding {
@@ -20,13 +21,6 @@ constexpr int64_t kMaxClusterSize = int64_t{1} << 21;
 constexpr size_t kJobStride = 3;
 
 using SharedPool = std::shared_ptr<CodecPool>;
-
-// The environment's own contexts: they live as its instance data.
-SharedPool poolOf(napi_env env) {
-  void* pool = nullptr;
-  napi_get_instance_data(env, &pool);
-  return *static_cast<SharedPool*>(pool);
-}
 
 bool makePool(napi_env env) {
   auto pool = std::make_unique<SharedPool>(std::make_shared<CodecPool>());
@@ -72,7 +66,7 @@ napi_value decodeNow(napi_env env, napi_callback_info info) noexcept {
   const Codec codec = codecArgument(args, 0);
   const DecodeJob job = oneJob(args);
   if (args.failed()) return nullptr;
-  const SharedPool pool = poolOf(env);
+  const SharedPool pool = codecPoolOf(env);
   const CodecPool::Lease context(*pool);
   return number(env, static_cast<double>(context->decode(codec, job.in, job.out)));
 }
@@ -84,8 +78,8 @@ napi_value decodeOne(napi_env env, napi_callback_info info) noexcept {
   const Codec codec = codecArgument(args, 0);
   const DecodeJob job = oneJob(args);
   if (args.failed()) return nullptr;
-  return Work::start(env, std::make_unique<DecodeOne>(poolOf(env), codec, job), "qcow2.decompressCluster",
-                     {args.value(1), args.value(2)});
+  return Work::start(env, std::make_unique<DecodeOne>(codecPoolOf(env), codec, job),
+                     "qcow2.decompressCluster", {args.value(1), args.value(2)});
 }
 
 // Whether a double is an offset that leaves room for `length` in `size` bytes.
@@ -137,7 +131,7 @@ napi_value decodeBatch(napi_env env, napi_callback_info info) noexcept {
   std::vector<DecodeJob> jobs = takeJobs(args, table, in, out, cluster_size);
   args.requireValue(results.size() == jobs.size(), "results", "must have one element for each job");
   if (args.failed()) return nullptr;
-  return Work::start(env, std::make_unique<DecodeBatch>(poolOf(env), codec, std::move(jobs), results),
+  return Work::start(env, std::make_unique<DecodeBatch>(codecPoolOf(env), codec, std::move(jobs), results),
                      "qcow2.decompressClusters", {args.value(1), args.value(3), args.value(5)});
 }
 
@@ -164,7 +158,7 @@ napi_value encodeBatch(napi_env env, napi_callback_info info) noexcept {
                "lengths");
   if (args.failed()) return nullptr;
   const EncodeOptions options = {codec, static_cast<int>(level), cluster_size, static_cast<size_t>(limit)};
-  return Work::start(env, std::make_unique<EncodeBatch>(poolOf(env), options, in, out, lengths),
+  return Work::start(env, std::make_unique<EncodeBatch>(codecPoolOf(env), options, in, out, lengths),
                      "qcow2.compressClusters", {args.value(2), args.value(5), args.value(6)});
 }
 
@@ -178,6 +172,13 @@ bool exportCodecs(napi_env env, napi_value exports) {
 }
 
 }  // namespace
+
+// The contexts live as the environment's instance data.
+SharedPool codecPoolOf(napi_env env) {
+  void* pool = nullptr;
+  napi_get_instance_data(env, &pool);
+  return *static_cast<SharedPool*>(pool);
+}
 
 bool initCodec(napi_env env, napi_value exports) {
   return makePool(env) && exportCodecs(env, exports) &&

@@ -1,7 +1,8 @@
 /** Converting between raw and qcow2 of every shape, with QEMU judging what comes out. */
-import { readFile, stat } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { convert, open, type ConvertOptions, type CreateOptions } from '../../lib/index.js';
+import { compressedClusters } from '../support/compressed-image.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import {
   expectCleanByQemu,
@@ -243,6 +244,46 @@ describe('into a target that is there', () => {
     expect((await qemuCompare(source, path('target'), { a: 'raw' })).same).toBe(true);
     await qemuImg(['snapshot', '-a', 'old', path('target')]);
     expect((await qemuContent(path('target'))).equals(before.read(0, before.size))).toBe(true);
+  });
+});
+
+describe('from file to file', () => {
+  it('gives the same image however many threads work on it', async () => {
+    const source = await rawFile(mixedDisk(18, 40 * MiB));
+    for (const concurrency of [1, 2, 8]) {
+      await convert(source, path(`image${concurrency}`), { targetFormat: 'qcow2', concurrency });
+    }
+    const one = await readFile(path('image1'));
+    expect((await readFile(path('image2'))).equals(one)).toBe(true);
+    expect((await readFile(path('image8'))).equals(one)).toBe(true);
+  });
+
+  it('names the cluster that cannot be decoded, and converts nothing', async () => {
+    await convert(await rawFile(mixedDisk(19, 2 * MiB)), path('image'), {
+      targetFormat: 'qcow2',
+      compress: true,
+    });
+    const image = await readFile(path('image'));
+    const [, cluster] = compressedClusters(image);
+    // A view of the image's own bytes; 0xff begins no deflate stream.
+    cluster?.input.fill(0xff, 0, 100);
+    await writeFile(path('image'), image);
+    await expect(convert(path('image'), path('out.raw'), { targetFormat: 'raw' })).rejects.toMatchObject({
+      code: 'ERR_QCOW2_CORRUPT',
+      feature: 'compressed cluster',
+    });
+  });
+
+  it('stops with the reason of the signal', async () => {
+    const source = await rawFile(mixedDisk(20, 64 * MiB));
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    const stopping = convert(source, path('image'), {
+      targetFormat: 'qcow2',
+      signal: controller.signal,
+      onProgress: () => controller.abort(reason),
+    });
+    await expect(stopping).rejects.toBe(reason);
   });
 });
 

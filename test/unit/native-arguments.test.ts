@@ -8,6 +8,7 @@ type Make = () => unknown[];
 const v3 = L2Flag.zeroFlag;
 const table = (): Buffer => Buffer.alloc(512);
 const out = (): Float64Array => new Float64Array(256);
+const none = (): Float64Array => new Float64Array(0);
 const counts = new native.ReferenceCounts(100, 16, 2 ** 20);
 const byName = native as unknown as Record<keyof typeof native, Call>;
 const plain = (name: keyof typeof native): Call => byName[name];
@@ -27,6 +28,11 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['refcountNextUsed', plain('refcountNextUsed'), () => [table(), 4, 5, 6]],
   ['isZero', plain('isZero'), () => [table()]],
   ['zeroRuns', plain('zeroRuns'), () => [table(), 512, out()]],
+  [
+    'transfer',
+    plain('transfer'),
+    () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2],
+  ],
   ['ReferenceCounts.extend', method('extend'), () => [100]],
   ['ReferenceCounts.add', method('add'), () => [65536, 65536, 1]],
   ['ReferenceCounts.addL2Table', method('addL2Table'), () => [table(), v3, 1, out()]],

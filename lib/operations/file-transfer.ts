@@ -1,0 +1,69 @@
+/** Copies between plain files by native jobs of many megabytes, following a plan made here. */
+import { availableParallelism } from 'node:os';
+import { alignUp } from '../format/units.js';
+import { native, transferStride } from '../native.js';
+import { settleAll } from '../storage/settle.js';
+import type { Batch } from './file-plan.js';
+
+/** A target that is one plain file. */
+export interface FileTarget {
+  readonly fd: number;
+  /**
+   * Room for data in the file, in the order in which it will be used, as host position and length: at least `bytes`.
+   * Undefined where everything has its place already.
+   */
+  reserve?(bytes: number): Promise<number[]>;
+  /** Told which of the room was used for what: guest position, length, host position of each run. */
+  placed?(runs: Float64Array): Promise<void>;
+}
+
+/** Bytes of a job: enough that its beginning and end do not count, few enough to stop soon. */
+export const batchBytes = 16 * 1024 * 1024;
+const maxWorkers = 4;
+
+export class FileTransfer {
+  readonly #target: FileTarget;
+  readonly #granularity: number;
+  readonly #workers: number;
+  readonly #scratch: Uint8Array;
+  #placed = new Float64Array(0);
+
+  /** @param unit longest unit, bytes, a multiple of `granularity` */
+  constructor(target: FileTarget, granularity: number, unit: number, concurrency: number) {
+    this.#target = target;
+    this.#granularity = granularity;
+    this.#workers = Math.min(concurrency, maxWorkers, availableParallelism());
+    this.#scratch = new Uint8Array(this.#workers * unit);
+  }
+
+  /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
+  async copy({ units, pieces }: Batch): Promise<boolean> {
+    if (units.length === 0) return true;
+    const places = (await this.#target.reserve?.(this.#bytesOf(units))) ?? [];
+    const room = (this.#bytesOf(units) / this.#granularity + places.length) * transferStride.placed;
+    if (places.length > 0 && this.#placed.length < room) this.#placed = new Float64Array(room);
+    const work = native.transfer(
+      this.#target.fd,
+      Float64Array.from(units),
+      Float64Array.from(pieces),
+      Float64Array.from(places),
+      this.#granularity,
+      this.#scratch,
+      this.#placed,
+      this.#workers,
+    );
+    await settleAll(work);
+    const results = await Promise.all(work);
+    if (results.includes(-1)) return false;
+    await this.#target.placed?.(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
+    return true;
+  }
+
+  #bytesOf(units: readonly number[]): number {
+    let bytes = 0;
+    for (let i = 1; i < units.length; i += transferStride.unit) {
+      bytes += alignUp(units[i] ?? 0, this.#granularity);
+    }
+    return bytes;
+  }
+}

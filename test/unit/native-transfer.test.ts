@@ -1,0 +1,212 @@
+/** Planned copies between files, held against the same copies made with plain buffers. */
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { deflateRawSync } from 'node:zlib';
+import { describe, expect, it } from 'vitest';
+import { Codec, native, transferStride } from '../../lib/native.js';
+import { mixedDisk } from '../support/mixed-disk.js';
+import { pattern } from '../support/pattern.js';
+import { useTempDir } from '../support/temp-dir.js';
+
+const KiB = 1024;
+const path = useTempDir();
+
+interface Plan {
+  units: number[][];
+  pieces: number[][];
+  places?: number[][];
+  granularity?: number;
+  workers?: number;
+}
+
+/** Runs a plan from the file `in` into the file `out`; the descriptor of `in` is put in place of -1. */
+async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number }> {
+  const { granularity = 4096, workers = 3, places = [] } = plan;
+  const from = openSync(path('in'), 'r');
+  const to = openSync(path('out'), 'w');
+  try {
+    const placed = new Float64Array(3 * 4096);
+    const work = native.transfer(
+      to,
+      Float64Array.from(plan.units.flat()),
+      Float64Array.from(plan.pieces.flatMap(([fd, ...rest]) => [fd === -1 ? from : (fd ?? 0), ...rest])),
+      Float64Array.from(places.flat()),
+      granularity,
+      new Uint8Array(workers * 64 * KiB),
+      placed,
+      workers,
+    );
+    expect(work.length).toBe(workers);
+    const settled = await Promise.allSettled(work);
+    const results = await Promise.all(work);
+    expect(settled.length).toBe(workers);
+    const result = results.includes(-1) ? -1 : Math.max(...results);
+    const runs = Array.from({ length: Math.max(0, result) }, (_, i) => [
+      ...placed.subarray(i * transferStride.placed, (i + 1) * transferStride.placed),
+    ]);
+    return { runs, result };
+  } finally {
+    closeSync(from);
+    closeSync(to);
+  }
+}
+
+const plain = (position: number, length: number, offset = 0): number[] => [
+  -1,
+  position,
+  length,
+  offset,
+  length,
+  0,
+  0,
+  0,
+];
+
+/** A disk of 1 MiB + 512 bytes in units of 64 KiB. */
+const disk = mixedDisk(1, 1024 * KiB + 512);
+const content = disk.read(0, disk.size);
+const unitStarts = Array.from({ length: 17 }, (_, i) => i * 64 * KiB);
+const unitLength = (start: number): number => Math.min(64 * KiB, disk.size - start);
+const wholeUnits = {
+  units: unitStarts.map((start) => [start, unitLength(start), 1]),
+  pieces: unitStarts.map((start) => plain(start, unitLength(start))),
+};
+
+describe('to the same places', () => {
+  it.each([1, 2, 8])('copies everything with %i workers and leaves zeros out', async (workers) => {
+    writeFileSync(path('in'), content);
+    expect(await transfer({ ...wholeUnits, workers })).toEqual({ runs: [], result: 0 });
+    expect(readFileSync(path('out')).equals(content)).toBe(true);
+  });
+
+  it('takes what no piece fills for zeros, whatever a buffer held before', async () => {
+    writeFileSync(path('in'), pattern(1, 64 * KiB));
+    const units = [0, 1, 2, 3].map((i) => [i * 64 * KiB, 64 * KiB, i % 2 === 0 ? 1 : 2]);
+    const pieces = [
+      plain(0, 64 * KiB),
+      plain(100, 5000, 3000),
+      plain(0, 1, 65535),
+      plain(0, 64 * KiB),
+      plain(9, 1, 0),
+      plain(7, 2, 40000),
+    ];
+    await transfer({ units, pieces, workers: 1 });
+    const source = readFileSync(path('in'));
+    const expected = Buffer.alloc(256 * KiB);
+    source.copy(expected, 0);
+    source.copy(expected, 64 * KiB + 3000, 100, 5100);
+    source.copy(expected, 128 * KiB - 1, 0, 1);
+    source.copy(expected, 128 * KiB);
+    source.copy(expected, 192 * KiB, 9, 10);
+    source.copy(expected, 192 * KiB + 40000, 7, 9);
+    const out = readFileSync(path('out'));
+    expect(out.equals(expected.subarray(0, out.length))).toBe(true);
+    expect(expected.subarray(out.length).every((byte) => byte === 0)).toBe(true);
+  });
+});
+
+describe('packed', () => {
+  it.each([1, 3, 8])(
+    'puts data one behind the other in the order of the disk: %i workers',
+    async (workers) => {
+      writeFileSync(path('in'), content);
+      const places = [
+        [1024 * KiB, 12 * KiB],
+        [64 * KiB, 512 * KiB],
+        [2048 * KiB, 2048 * KiB],
+      ];
+      const { runs } = await transfer({ ...wholeUnits, places, workers });
+      const out = readFileSync(path('out'));
+      // The same by hand: blocks that are not zeros, in order, into the places in order.
+      const free = places.flatMap(([at = 0, length = 0]) =>
+        Array.from({ length: length / 4096 }, (_, i) => at + i * 4096),
+      );
+      const expected = new Map<number, number>();
+      for (let at = 0; at < content.length; at += 4096) {
+        if (content.subarray(at, at + 4096).some((byte) => byte !== 0)) expected.set(at, free.shift() ?? -1);
+      }
+      const got = new Map<number, number>();
+      for (const [guest = 0, length = 0, host = 0] of runs) {
+        for (let at = 0; at < length; at += 4096) got.set(guest + at, host + at);
+      }
+      expect([...got]).toEqual([...expected]);
+      for (const [guest, host] of got) {
+        const block = Buffer.alloc(4096);
+        content.copy(block, 0, guest, guest + 4096);
+        expect(out.subarray(host, host + 4096).equals(block)).toBe(true);
+      }
+    },
+  );
+});
+
+describe('compressed clusters', () => {
+  it('are decoded, whole or in part', async () => {
+    const cluster = Buffer.alloc(32 * KiB, 'to be compressed, ');
+    const stream = deflateRawSync(cluster);
+    writeFileSync(path('in'), Buffer.concat([Buffer.alloc(1000), stream]));
+    const compressed = (offset: number, length: number, skip: number): number[] => [
+      -1,
+      1000,
+      // What the format stores is whole sectors, and the file may end before the last does.
+      stream.length + 300,
+      offset,
+      length,
+      32 * KiB,
+      skip,
+      Codec.deflate,
+    ];
+    await transfer({
+      units: [[0, 64 * KiB, 2]],
+      pieces: [compressed(32 * KiB, 32 * KiB, 0), compressed(100, 9000, 77)],
+    });
+    const expected = Buffer.alloc(64 * KiB);
+    cluster.copy(expected, 32 * KiB);
+    cluster.copy(expected, 100, 77, 9077);
+    expect(readFileSync(path('out')).equals(expected)).toBe(true);
+  });
+
+  it('that cannot be decoded are told', async () => {
+    writeFileSync(path('in'), Buffer.alloc(5000, 0xff));
+    const piece = [-1, 0, 5000, 0, 32 * KiB, 32 * KiB, 0, Codec.deflate];
+    expect((await transfer({ units: [[0, 32 * KiB, 1]], pieces: [piece] })).result).toBe(-1);
+  });
+});
+
+describe('trouble', () => {
+  it('a file that is shorter than planned is told, by all workers together', async () => {
+    writeFileSync(path('in'), content.subarray(0, 300 * KiB));
+    for (const places of [[], [[0, 4096 * KiB]]]) {
+      expect((await transfer({ ...wholeUnits, places, workers: 4 })).result).toBe(-1);
+    }
+  });
+
+  it('a failed system call rejects with its code', async () => {
+    writeFileSync(path('in'), content);
+    const closed = 1_000_000;
+    const pieces = wholeUnits.pieces.map(([, ...rest], i) => (i === 9 ? [closed, ...rest] : [-1, ...rest]));
+    await expect(transfer({ units: wholeUnits.units, pieces })).rejects.toMatchObject({
+      code: 'EBADF',
+      syscall: 'read',
+    });
+  });
+
+  const unit = [0, 4096, 1];
+  it.each<[string, Plan]>([
+    ['a unit that is longer than its buffer', { units: [[0, 65 * KiB, 0]], pieces: [] }],
+    ['a unit of no bytes', { units: [[0, 0, 0]], pieces: [] }],
+    ['a position before the file', { units: [[-4096, 4096, 0]], pieces: [] }],
+    ['a position that is no number', { units: [[NaN, 4096, 0]], pieces: [] }],
+    ['more pieces than there are', { units: [[0, 4096, 2]], pieces: [plain(0, 4096)] }],
+    ['half a row', { units: [[0, 4096]], pieces: [] }],
+    ['a piece outside its unit', { units: [unit], pieces: [plain(0, 4096, 1)] }],
+    ['a plain piece of two lengths', { units: [unit], pieces: [[-1, 0, 100, 0, 99, 0, 0, 0]] }],
+    ['a piece outside its cluster', { units: [unit], pieces: [[-1, 0, 100, 0, 600, 1024, 500, 0]] }],
+    ['an unknown codec', { units: [unit], pieces: [[-1, 0, 100, 0, 512, 512, 0, 2]] }],
+    ['too little room', { units: [unit, unit], pieces: [plain(0, 1), plain(0, 1)], places: [[0, 4096]] }],
+    ['a place that is no whole block', { units: [unit], pieces: [plain(0, 1)], places: [[0, 5000]] }],
+  ])('refuses %s', async (_, plan) => {
+    writeFileSync(path('in'), content);
+    await expect(transfer(plan)).rejects.toMatchObject({
+      code: expect.stringMatching(/^ERR_(OUT_OF_RANGE|INVALID_ARG_VALUE)$/) as string,
+    });
+  });
+});
