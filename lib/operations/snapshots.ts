@@ -1,8 +1,8 @@
 /**
  * Internal snapshots: listing, making, applying, deleting and opening them.
  *
- *   create  copied L1, refcounts + 1, COPIED cleared, table | header | free the old table
- *   apply   refcounts of the snapshot + 1, its COPIED cleared, copied L1 | header | refcounts of the old disk - 1
+ *   create  COPIED cleared | copied L1, refcounts + 1, table | header | free the old table
+ *   apply   COPIED of the snapshot cleared | copied L1, its refcounts + 1 | header | refcounts of the old disk - 1
  *   delete  table | header | refcounts - 1 | COPIED set where nothing is shared any more
  */
 import type { Disk } from '../disk.js';
@@ -31,6 +31,7 @@ import {
   dropTree,
   raiseRefcounts,
   sharedL1,
+  type SnapshotTree,
 } from './snapshot-tree.js';
 
 /** QEMU keeps names in fields of 256 bytes, with a NUL at the end. */
@@ -88,15 +89,10 @@ export class Snapshots {
       const { mapping, header } = image;
       const tree = await countTree(image, mapping.l1Bytes, 'the L1 table');
       const l1TableOffset = await placeL1(image, sharedL1(mapping.l1Bytes));
-      try {
-        await raiseRefcounts(image, tree);
-      } catch (error) {
-        freeL1(image, l1TableOffset, mapping.l1Entries);
-        throw error;
-      }
       await clearCopiedInTables(image, tree);
       const changed = clearCopied(mapping.l1Bytes, tableEntrySize);
       if (changed !== null) mapping.dirtyL1.add(changed.start, changed.end);
+      await share(image, tree, { offset: l1TableOffset, entries: mapping.l1Entries });
       const entry: SnapshotEntry = {
         ...snapshotNames(nextId(entries), name),
         l1TableOffset,
@@ -133,15 +129,8 @@ export class Snapshots {
       const oldTree = await countTree(image, mapping.l1Bytes, 'the L1 table');
       const newTree = await countTree(image, l1, `the L1 table of snapshot ${entry.id}`);
       const offset = await placeL1(image, l1);
-      try {
-        await raiseRefcounts(image, newTree);
-      } catch (error) {
-        freeL1(image, offset, entry.l1Size);
-        throw error;
-      }
       await clearCopiedInTables(image, newTree);
-      await committer.settle();
-      await committer.barrier();
+      await share(image, newTree, { offset, entries: entry.l1Size });
       const fields = { size: entry.diskSize ?? header.size, l1Size: entry.l1Size, l1TableOffset: offset };
       await storage.write(await diskFields(image, fields), headerFields.size.offset);
       await committer.barrier();
@@ -235,6 +224,30 @@ export class Snapshots {
       }
     });
   }
+}
+
+/**
+ * Gives a tree, whose tables have no COPIED any more, one more owner: the new L1 table `owner`, which is written already.
+ * Order: COPIED | refcounts, the new table | whatever makes it count. On failure all is as it was.
+ */
+async function share(
+  image: Image,
+  tree: SnapshotTree,
+  owner: { offset: HostOffset; entries: number },
+): Promise<void> {
+  const { committer } = image;
+  await committer.settle();
+  await committer.barrier();
+  try {
+    await raiseRefcounts(image, tree);
+  } catch (error) {
+    freeL1(image, owner.offset, owner.entries);
+    await committer.settle();
+    await setMissingCopied(image);
+    throw error;
+  }
+  await committer.settle();
+  await committer.barrier();
 }
 
 /** One more than the largest id that is a number. */
