@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { expect } from 'vitest';
 import { create, open, type CreateOptions, type OpenOptions, type Qcow2 } from '../../lib/index.js';
 import type { ImageKind } from './feature-rows.js';
-import { qemuImg, qemuInfo, run, type ToolResult } from './oracle.js';
+import { qemuImg, qemuInfo, run, type QemuMapEntry, type ToolResult } from './oracle.js';
 import { pattern } from './pattern.js';
 import { PlainDisk } from './plain-disk.js';
 
@@ -101,6 +101,12 @@ export async function contentByQemu(image: KindImage, snapshot?: string): Promis
   const choice = snapshot === undefined ? [] : ['-l', `snapshot.name=${snapshot}`];
   await qemuImg(['convert', ...choice, ...accessTo(image), '-O', 'raw', raw]);
   return readFile(raw);
+}
+
+/** What `qemu-img map` says of an image. */
+export async function mapByQemu(image: KindImage): Promise<QemuMapEntry[]> {
+  const { stdout } = await qemuImg(['map', '--output=json', ...accessTo(image)]);
+  return JSON.parse(stdout) as QemuMapEntry[];
 }
 
 /** `qemu-img snapshot` with an action (`-c`, `-a` or `-d`) and the name of a snapshot. */
