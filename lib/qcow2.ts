@@ -12,6 +12,7 @@ import { Busy } from './io/busy.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
 import { guestExtents } from './io/extents.js';
 import type { GuestImage } from './io/guest-image.js';
+import type { RawDisk } from './io/raw-disk.js';
 import { readGuest } from './io/read.js';
 import { writeGuest } from './io/write.js';
 import { zeroGuest } from './io/zero.js';
@@ -26,7 +27,7 @@ import {
   openImage,
   readLuksArea,
 } from './open.js';
-import type { ChainContext, Opened } from './open.js';
+import type { Below, ChainContext, Opened } from './open.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import {
   planLayout,
@@ -35,6 +36,7 @@ import {
   writeFinalHeader,
   type Layout,
 } from './operations/create.js';
+import { commitDown, type CommitOptions } from './operations/commit.js';
 import type { CheckOptions, CheckReport } from './operations/check-report.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
@@ -189,6 +191,13 @@ export async function openDisk(
   const opened = await openAnyDisk(source, options.format, options, chain);
   if (opened.disk instanceof Qcow2) await prepared(opened.disk, options);
   return opened;
+}
+
+/** Opens a backing file once more, as it was opened first but perhaps for writing. */
+async function openBelow(below: Below, mode: 'r' | 'r+'): Promise<Qcow2 | RawDisk> {
+  const { disk } = await openDisk(below.source, { ...below.options, mode, format: below.format });
+  // Nothing else is made by openDisk.
+  return disk as Qcow2 | RawDisk;
 }
 
 export class Qcow2 implements WritableDisk {
@@ -354,9 +363,25 @@ export class Qcow2 implements WritableDisk {
    */
   async resize(size: number | bigint, options: ResizeOptions = {}): Promise<void> {
     const bytes = toBytes('size', size);
-    await this.#busy.during(async () => {
+    await this.#changing(async () => {
       this.#assertWritable();
       await resizeGuest(this.#guest, bytes, options);
+    });
+  }
+
+  /**
+   * Writes what this image holds of its own into its backing file, or into one further down, and empties the image. Its
+   * content does not change, that of the file below becomes the same; other images on that file lose their meaning. Reads
+   * go on meanwhile, changes wait. It may be aborted or interrupted at any point and then done again: see the top of
+   * `operations/commit`.
+   * @throws Qcow2Error `ERR_QCOW2_CONFLICT` without a backing file, `ERR_QCOW2_LOCKED` when someone else uses the file
+   * below; RangeError when there is no file that far down; the signal's reason
+   */
+  commit(options: CommitOptions = {}): Promise<void> {
+    return this.#alone(async () => {
+      this.#assertWritable();
+      this.#guest.image.committer.assertSound();
+      await commitDown(this, this.#layers(), options, openBelow);
     });
   }
 
@@ -405,7 +430,7 @@ export class Qcow2 implements WritableDisk {
     { signal }: Op,
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
-    return this.#busy.during(async () => {
+    return this.#changing(async () => {
       this.#assertWritable();
       const { start, end } = checkRange(this.size, position, length);
       signal?.throwIfAborted();
@@ -414,6 +439,43 @@ export class Qcow2 implements WritableDisk {
       await this.#guest.image.committer.relieve();
       await work(start, end);
     });
+  }
+
+  /** Runs what changes the image, once no job holds changes back. */
+  #changing<T>(work: () => Promise<T>): Promise<T> {
+    return this.#busy.during(async () => {
+      while (this.#held !== undefined) await this.#held;
+      return this.#changes.during(work);
+    });
+  }
+
+  /** Runs a job that must be the only one to change the image: changes under way end first, new ones wait. */
+  #alone<T>(job: () => Promise<T>): Promise<T> {
+    return this.#busy.during(() =>
+      this.#jobs.run(async () => {
+        let release: () => void = () => undefined;
+        this.#held = new Promise((resolve) => (release = resolve));
+        try {
+          await this.#changes.idle();
+          return await job();
+        } finally {
+          this.#held = undefined;
+          release();
+        }
+      }),
+    );
+  }
+
+  /** The images of the chain from this one down, up to the first that is none. */
+  #layers(): Opened[] {
+    const layers: Opened[] = [];
+    let disk: Disk | null = this.#guest.backing;
+    layers.push(this.#opened);
+    while (disk instanceof Qcow2) {
+      layers.push(disk.#opened);
+      disk = disk.#guest.backing;
+    }
+    return layers;
   }
 
   /** How jobs that are defined elsewhere run on this disk. */
@@ -425,7 +487,7 @@ export class Qcow2 implements WritableDisk {
           return job();
         }),
       change: (job) =>
-        this.#busy.during(() => {
+        this.#changing(async () => {
           this.#assertChangeable();
           this.#guest.image.committer.assertSound();
           return job();
