@@ -84,10 +84,14 @@ function assertWritable(image: Image): void {
 }
 
 /** Runs `work` while no guest request changes the image and nothing waits in memory. Without `changing` reads go on. */
-async function alone<T>({ image, locks }: GuestImage, changing: boolean, work: () => Promise<T>): Promise<T> {
+async function alone<T>({ image, locks, bitmaps }: GuestImage, changing: boolean, work: () => Promise<T>): Promise<T> {
   const unlock = await (changing ? locks.exclusive(0, Infinity) : locks.shared(0, Infinity));
   try {
-    if (image.writable) await image.committer.settle();
+    if (image.writable) {
+      await image.committer.settle();
+      // Bits that were written out early are referred to by nothing in the file yet.
+      await bitmaps.save();
+    }
     return await work();
   } finally {
     unlock();
