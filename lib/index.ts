@@ -14,6 +14,7 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
+export type { CommitOptions } from './operations/commit.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
 export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {

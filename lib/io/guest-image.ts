@@ -19,7 +19,8 @@ export interface GuestImage {
   readonly locks: RangeLock;
   readonly decoded: DecodedClusters;
   readonly compressedSpace: CompressedSpace;
-  readonly backing: Disk | null;
+  /** Changes only while nobody else uses the image. */
+  backing: Disk | null;
   readonly cipher: DataCipher | null;
   /** Must be told of every change to guest data before it is made. */
   readonly bitmaps: DirtyBitmaps;

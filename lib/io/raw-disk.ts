@@ -2,21 +2,34 @@
 import type { Readable } from 'node:stream';
 import type { ByteRange, Extent, ExtentQuery, Op, WritableDisk } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
+import { toBytes } from '../format/units.js';
 import { readPadded, type Storage } from '../storage/storage.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './disk-queries.js';
 
 const zeroBlock = new Uint8Array(64 * 1024);
 
 export class RawDisk implements WritableDisk {
-  readonly size: number;
+  #size: number;
   readonly storage: Storage;
   readonly #owned: boolean;
 
   /** @param owned whether closing the disk closes the storage */
   constructor(storage: Storage, size: number, owned: boolean) {
     this.storage = storage;
-    this.size = size;
+    this.#size = size;
     this.#owned = owned;
+  }
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Cuts or extends (with zeros) the file to `size` bytes. Not durable before the next {@link flush}. */
+  async resize(size: number | bigint): Promise<void> {
+    const bytes = toBytes('size', size);
+    this.#assertWritable();
+    await this.storage.truncate(bytes);
+    this.#size = bytes;
   }
 
   async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
