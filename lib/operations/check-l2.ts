@@ -99,7 +99,7 @@ function reportProblems(
         severity: 'corruption',
         where,
         offset: host,
-        message: `The ${where} ${describeInvalidEntry(reason)} (host offset ${hex(host)})`,
+        message: `E${where.slice(1)} ${describeInvalidEntry(reason)} (host offset ${hex(host)})`,
       },
       times[table] ?? 0,
     );

@@ -39,7 +39,7 @@ function report(
   const found = counts.get(cluster);
   overlapped.add(cluster);
   // A refcount that does not know of the other reference was reported already.
-  if (refcounts.get(cluster) !== found) return;
+  if (refcounts.get(cluster) < found) return;
   const offset = cluster * image.geometry.clusterSize;
   findings.add({
     kind: 'overlap',

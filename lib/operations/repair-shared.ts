@@ -2,9 +2,11 @@
  * Giving guest data a host cluster of its own where the one it has cannot be shared: because metadata is there, too, or
  * because more entries refer to it than a refcount can count. The data stays as it can be read now.
  */
+import { hasCode } from '../errors.js';
 import { guestOffset, hostOffset, type GuestOffset } from '../format/units.js';
 import { ClusterSet } from '../metadata/cluster-set.js';
 import type { Image } from '../metadata/image.js';
+import type { RunVisitor } from '../metadata/mapping.js';
 import { RunKind } from '../native.js';
 import { readPadded } from '../storage/storage.js';
 import type { CheckContext } from './check-context.js';
@@ -58,7 +60,7 @@ async function sharersIn(
 ): Promise<Sharer[]> {
   const { clusterSize } = image.geometry;
   const sharers: Sharer[] = [];
-  await image.mapping.visit(start, end, false, (kind, at, length, host) => {
+  const note: RunVisitor = (kind, at, length, host) => {
     if (kind !== RunKind.data && kind !== RunKind.zeroAllocated && kind !== RunKind.unallocatedInCluster)
       return;
     const hostEnd = Math.ceil((host + length) / clusterSize);
@@ -73,7 +75,13 @@ async function sharersIn(
       if (!isCounted && !kept.has(cluster)) kept.add(cluster);
       else sharers.push({ guest, cluster, isCounted });
     }
-  });
+  };
+  try {
+    await image.mapping.visit(start, end, false, note);
+  } catch (error) {
+    // A table that cannot be read was reported, and what it refers to stays as it is.
+    if (!hasCode(error, 'ERR_QCOW2_CORRUPT')) throw error;
+  }
   return sharers;
 }
 

@@ -23,6 +23,9 @@ import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from '.
 /** Changed refcounts that may gather in memory, bytes. */
 const maxDirtyBytes = 16 * 1024 * 1024;
 
+/** What one round puts right can bring to light what another has to: a cluster that a rebuilt table got is in use, say. */
+const maxRounds = 4;
+
 interface Fixed {
   leaks: number;
   corruptions: number;
@@ -84,7 +87,11 @@ function assertWritable(image: Image): void {
 }
 
 /** Runs `work` while no guest request changes the image and nothing waits in memory. Without `changing` reads go on. */
-async function alone<T>({ image, locks, bitmaps }: GuestImage, changing: boolean, work: () => Promise<T>): Promise<T> {
+async function alone<T>(
+  { image, locks, bitmaps }: GuestImage,
+  changing: boolean,
+  work: () => Promise<T>,
+): Promise<T> {
   const unlock = await (changing ? locks.exclusive(0, Infinity) : locks.shared(0, Infinity));
   try {
     if (image.writable) {
@@ -105,20 +112,17 @@ async function repairImage(
   progress: CheckProgress,
 ): Promise<CheckReport> {
   const fixed: Fixed = { leaks: 0, corruptions: 0 };
-  // Clusters that only seem to be unreferenced must not become free.
-  if (!found.context.incomplete) {
-    if (options.repair === 'all') await repairAll(image, found, options, progress, fixed);
-    else await repairLeaks(found, fixed);
+  let after = found;
+  for (let round = 0; round < maxRounds; round++) {
+    const before = fixed.leaks + fixed.corruptions;
+    // Clusters that only seem to be unreferenced must not become free.
+    if (after.context.incomplete) break;
+    if (options.repair === 'all') await repairAll(image, after, options, progress, fixed);
+    else await repairLeaks(after, fixed);
+    if (fixed.leaks + fixed.corruptions === before) break;
     forgetOldRefcounts(image);
-  }
-  let after = await examine(image, options, progress);
-  if (options.repair === 'all' && !after.context.incomplete && after.context.refcountDamage === 0) {
-    const copies = await separateData(after.context);
-    if (copies > 0) {
-      fixed.corruptions += copies;
-      await repairAll(image, await examine(image, options, progress), options, progress, fixed);
-      after = await examine(image, options, progress);
-    }
+    after = await examine(image, options, progress);
+    if (isSound(after)) break;
   }
   await clearMarks(image, after);
   const report = reportOf(after);
@@ -143,6 +147,7 @@ async function repairAll(
     fixed.corruptions += await correctRefcounts(context, 'low');
     fixed.leaks += await correctRefcounts(context, 'high');
     fixed.corruptions += await correctCopied(context, 'set');
+    fixed.corruptions += await separateData(context);
     return;
   }
   try {
@@ -194,8 +199,14 @@ async function correctRefcounts(context: CheckContext, which: 'low' | 'high'): P
   return corrected;
 }
 
+function isSound({ context }: Examination): boolean {
+  const { leaks, corruptions, checkErrors } = context.findings.counted;
+  return leaks + corruptions + checkErrors === 0;
+}
+
 /** Clears the corrupt bit when nothing is wrong any more, and the DIRTY bit when no refcount is too low. */
-async function clearMarks(image: Image, { context, refcounts }: Examination): Promise<void> {
+async function clearMarks(image: Image, examination: Examination): Promise<void> {
+  const { context, refcounts } = examination;
   const { corruptions, checkErrors } = context.findings.counted;
   if (corruptions === 0 && checkErrors === 0) await image.clearCorrupt();
   if (context.incomplete || context.refcountDamage > 0 || refcounts.low > 0) return;
