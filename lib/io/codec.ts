@@ -39,6 +39,7 @@ async function inflateWithNode(input: Uint8Array, output: Uint8Array): Promise<D
 
 /**
  * Compresses whole clusters, off the main thread.
+ * @param output memory for the streams, as long as `clusters`; new memory when absent
  * @returns for each cluster its stream, shorter than a cluster, or null when it does not get shorter
  */
 export async function compressClusters(
@@ -46,12 +47,12 @@ export async function compressClusters(
   level: number | undefined,
   clusters: Uint8Array,
   clusterSize: number,
+  output: Uint8Array = new Uint8Array(clusters.length),
 ): Promise<(Uint8Array | null)[]> {
   const { codec, name, defaultLevel } = codecs[type];
   const limit = clusterSize - 1;
   if (!native.codecs[name]) return compressWithNode(type, level, clusters, clusterSize);
   const count = clusters.length / clusterSize;
-  const output = new Uint8Array(count * limit);
   const lengths = new Float64Array(count);
   await native.compressClusters(codec, level ?? defaultLevel, clusters, clusterSize, limit, output, lengths);
   let at = 0;

@@ -118,6 +118,14 @@ class Room {
   }
 }
 
+/** Bytes of memory for streams that most chunks can do with. */
+const usualChunk = 1024 * 1024;
+
+interface EncodedRun {
+  readonly run: Range;
+  readonly streams: readonly (Uint8Array | null)[];
+}
+
 /** The same with compressed clusters. Those that do not get smaller are stored as they are. */
 export class CompressedFreshTarget implements CopyTarget {
   readonly unit: number;
@@ -125,6 +133,8 @@ export class CompressedFreshTarget implements CopyTarget {
   readonly startsZero = true;
   readonly #guest: GuestImage;
   readonly #level: number | undefined;
+  /** Memory for streams, used again: new memory has to be cleared each time. */
+  readonly #idleOutputs: Uint8Array[] = [];
 
   /** @param level of the image's compression type; its default when undefined */
   constructor(guest: GuestImage, level: number | undefined) {
@@ -135,14 +145,8 @@ export class CompressedFreshTarget implements CopyTarget {
   }
 
   async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {
-    const { image } = this.#guest;
-    const type = image.header.compressionType;
-    const encoded = await Promise.all(
-      data.map(async (run) => {
-        const clusters = wholeClusters(bytes, run, this.unit);
-        return { run, streams: await compressClusters(type, this.#level, clusters, this.unit) };
-      }),
-    );
+    const output = this.#takeOutput(bytes.length);
+    const encoded = await this.#encode(bytes, data, output);
     await turn.begins;
     const plain: Range[] = [];
     const packed: { stream: Uint8Array; host: number }[] = [];
@@ -155,15 +159,35 @@ export class CompressedFreshTarget implements CopyTarget {
     }
     const placed = await placeClusters(this.#guest, start, plain);
     turn.end();
+    const { image } = this.#guest;
     await settleAll([
       ...joined(packed).map(({ stream, host }) => image.storage.write(stream, host)),
       storePlaced(this.#guest, start, bytes, placed),
     ]);
     image.committer.dataWritten();
+    this.#idleOutputs.push(output);
   }
 
   zero(): Promise<void> {
     return Promise.resolve();
+  }
+
+  #takeOutput(length: number): Uint8Array {
+    const idle = this.#idleOutputs.pop();
+    if (idle !== undefined && idle.length >= length) return idle;
+    return new Uint8Array(alignUp(Math.max(length, usualChunk), this.unit));
+  }
+
+  /** The streams of all clusters of `data`, each where its cluster is in `bytes` or before; null where none is shorter. */
+  #encode(bytes: Uint8Array, data: readonly Range[], output: Uint8Array): Promise<EncodedRun[]> {
+    const type = this.#guest.image.header.compressionType;
+    return Promise.all(
+      data.map(async (run) => {
+        const clusters = wholeClusters(bytes, run, this.unit);
+        const part = output.subarray(run.start, run.start + clusters.length);
+        return { run, streams: await compressClusters(type, this.#level, clusters, this.unit, part) };
+      }),
+    );
   }
 
   async #place(guest: number, length: number): Promise<number> {
