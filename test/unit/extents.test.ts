@@ -140,7 +140,8 @@ describe('extents', () => {
     const storage = new MemoryStorage();
     const disk = await create(storage, 4 * MiB, { clusterSize: 4096 });
     for (const at of [0, 2 * MiB]) await disk.write(pattern(1, 4096), at);
-    const [, damaged] = [await disk.close(), 2 * MiB];
+    await disk.close();
+    const damaged = 2 * MiB;
     const l1 = Buffer.alloc(16);
     const { l1TableOffset } = (await open(storage)).header;
     await storage.read(l1, l1TableOffset);
@@ -216,7 +217,8 @@ function flat(extents: readonly Omit<Extent, 'type'>[]): string[] {
   for (const { start, length, depth, hostOffset } of extents) {
     const last = joined.at(-1);
     const follows = last !== undefined && last.start + last.length === start && last.depth === depth;
-    const place = last?.hostOffset == null ? null : last.hostOffset + last.length;
+    const lastPlace = last?.hostOffset ?? null;
+    const place = lastPlace === null ? null : lastPlace + (last?.length ?? 0);
     if (follows && place === hostOffset) last.length += length;
     else joined.push({ start, length, depth, hostOffset });
   }
