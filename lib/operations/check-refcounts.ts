@@ -178,7 +178,8 @@ export async function storedRefcounts(context: CheckContext): Promise<ReferenceC
   const stored = context.newCounts();
   const none = context.newCounts();
   await compareRefcounts(context, none, ({ first, count, stored: refcount }) => {
-    stored.add(first * clusterSize, count * clusterSize, refcount);
+    // Refcounts of 64 bits may say more than a number can; what matters here is 0, 1 or more.
+    stored.add(first * clusterSize, count * clusterSize, Math.min(refcount, Number.MAX_SAFE_INTEGER));
   });
   return stored;
 }
