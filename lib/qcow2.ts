@@ -31,6 +31,7 @@ import type { Below, ChainContext, Opened } from './open.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import {
   planLayout,
+  refuseUnfitting,
   writeEmptyImage,
   writeEncryption,
   writeFinalHeader,
@@ -94,6 +95,7 @@ export async function create(
 ): Promise<Qcow2> {
   const layout = planLayout(options);
   const bytes = toBytes('size', size);
+  refuseUnfitting(layout, bytes);
   const owned: { close: () => Promise<void> }[] = [];
   const { lock = true, cacheBytes = defaultCacheBytes, backing, dataFile } = options;
   await refuseUnusableReferences(target, options);

@@ -2,7 +2,13 @@
 import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import { noFeatures, withFeature, type FeatureFields } from '../format/features.js';
 import { layoutFirstCluster } from '../format/first-cluster.js';
-import { geometry, maxClusterBits, minClusterBits, minExtendedL2ClusterBits } from '../format/geometry.js';
+import {
+  geometry,
+  l1EntriesFor,
+  maxClusterBits,
+  minClusterBits,
+  minExtendedL2ClusterBits,
+} from '../format/geometry.js';
 import {
   backingFormatExtension,
   dataFileExtension,
@@ -13,6 +19,7 @@ import {
   type HeaderExtension,
 } from '../format/header-extensions.js';
 import { headerLengthV2, headerLengthV3, type CryptMethod } from '../format/header-fields.js';
+import type { Header } from '../format/header.js';
 import { encodeName } from '../format/text.js';
 import { hostOffset } from '../format/units.js';
 import { createLuksHeader } from '../io/encryption/luks-create.js';
@@ -20,6 +27,7 @@ import type { Image } from '../metadata/image.js';
 import { native } from '../native.js';
 import type { CreateOptions } from '../options.js';
 import type { Storage } from '../storage/storage.js';
+import { refuseLargeL1 } from './l1-table.js';
 import type { Preallocation } from './preallocate.js';
 
 const refcountWidths = [1, 2, 4, 8, 16, 32, 64];
@@ -113,6 +121,17 @@ function refuseConflicts(
   }
 }
 
+/**
+ * Refuses what only shows when the image is laid out, before anything is written.
+ * @throws Qcow2Error `ERR_QCOW2_LIMIT` when the disk or its header does not fit
+ */
+export function refuseUnfitting(layout: Layout, size: number): void {
+  const shape = geometry(layout.clusterBits, layout.refcountOrder, layout.options.extendedL2 ?? false);
+  refuseLargeL1(l1EntriesFor(size, shape), shape);
+  const encryption = layout.options.encryption === undefined ? null : { offset: hostOffset(0), length: 1 };
+  firstCluster(layout, 'final', undefined, encryption);
+}
+
 function conflict(message: string): Qcow2Error {
   return new Qcow2Error('ERR_QCOW2_CONFLICT', `The options do not go together: ${message}`, {
     feature: 'options',
@@ -128,7 +147,7 @@ export async function writeEmptyImage(storage: Storage, layout: Layout): Promise
   native.refcountSet(block, layout.refcountOrder, 0, place.end, 1);
   await storage.write(table, place.refcountTable * clusterSize);
   await storage.write(block, place.refcountBlock * clusterSize);
-  await storage.write(firstCluster(layout, null, null), 0);
+  await storage.write(firstCluster(layout, 'empty', undefined, null), 0);
 }
 
 /** Writes the encryption header of a new image into clusters of its own. */
@@ -153,16 +172,19 @@ export async function writeFinalHeader(
   encryption: EncryptionPointer | null,
 ): Promise<void> {
   await image.committer.settle();
-  await image.storage.write(firstCluster(layout, image, encryption), 0);
+  await image.storage.write(firstCluster(layout, 'final', image.header, encryption), 0);
   await image.committer.barrier();
 }
 
-function firstCluster(layout: Layout, image: Image | null, encryption: EncryptionPointer | null): Uint8Array {
+/** @param stage until the rest is there the image is an empty one without references */
+function firstCluster(
+  layout: Layout,
+  stage: 'empty' | 'final',
+  header: Header | undefined,
+  encryption: EncryptionPointer | null,
+): Uint8Array {
   const { version, clusterBits, refcountOrder, features, compressionType, options } = layout;
   const clusterSize = 2 ** clusterBits;
-  const header = image?.header;
-  // Until the rest is there the image is an empty one without references.
-  const final = header !== undefined;
   const cryptMethod: CryptMethod = encryption === null ? 'none' : 'luks';
   return layoutFirstCluster({
     fields: {
@@ -182,8 +204,8 @@ function firstCluster(layout: Layout, image: Image | null, encryption: Encryptio
       headerLength: version === 2 ? headerLengthV2 : headerLengthV3,
       unknownFields: new Uint8Array(version === 2 ? 0 : headerLengthV3 - 105),
     },
-    extensions: final ? extensions(layout, encryption) : [],
-    backingFile: final ? (options.backing?.name ?? null) : null,
+    extensions: stage === 'final' ? extensions(layout, encryption) : [],
+    backingFile: stage === 'final' ? (options.backing?.name ?? null) : null,
   });
 }
 

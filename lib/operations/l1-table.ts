@@ -1,6 +1,6 @@
 /** Making the active L1 table larger, in place where its clusters have room, else in a new place. */
 import { Qcow2Error } from '../errors.js';
-import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
+import { maxL1TableBytes, tableEntrySize, type Geometry } from '../format/geometry.js';
 import { alignUp, hostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
 
@@ -11,18 +11,23 @@ import type { Image } from '../metadata/image.js';
 export async function growL1(image: Image, entries: number): Promise<void> {
   const { mapping, geometry } = image;
   if (entries <= mapping.l1Entries) return;
+  refuseLargeL1(entries, geometry);
   const bytes = entries * tableEntrySize;
-  if (bytes > maxL1TableBytes) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_LIMIT',
-      `A disk of this size needs an L1 table of ${bytes} bytes; the format's limit is ${maxL1TableBytes}. ` +
-        `Clusters larger than ${geometry.clusterSize} bytes reach further`,
-      { feature: 'l1_size' },
-    );
-  }
   const room = alignUp(mapping.l1Bytes.length, geometry.clusterSize);
   if (bytes <= room) await extendInPlace(image, entries);
   else await moveL1(image, entries);
+}
+
+/** @throws Qcow2Error `ERR_QCOW2_LIMIT` when an L1 table of so many entries is more than the format allows */
+export function refuseLargeL1(entries: number, { clusterSize }: Geometry): void {
+  const bytes = entries * tableEntrySize;
+  if (bytes <= maxL1TableBytes) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_LIMIT',
+    `A disk of this size needs an L1 table of ${bytes} bytes; the format's limit is ${maxL1TableBytes}. ` +
+      `Clusters larger than ${clusterSize} bytes reach further`,
+    { feature: 'l1_size' },
+  );
 }
 
 async function extendInPlace(image: Image, entries: number): Promise<void> {
