@@ -221,7 +221,8 @@ export class Committer {
     const { storage, refcounts, reserved, geometry } = this.#parts;
     const { clusterSize } = geometry;
     for (const { first, count, punch } of runs) {
-      for (const run of await this.#lastReferences(first, count)) {
+      // Those that lose their last reference.
+      for (const run of await refcounts.runsWith(first, count, 1)) {
         reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
         if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
       }
@@ -237,18 +238,6 @@ export class Committer {
       refcounts.cache.putBack(pieces);
       throw error;
     }
-  }
-
-  /** The runs within a range whose refcount is 1 and about to become 0. */
-  async #lastReferences(first: number, count: number): Promise<{ first: number; count: number }[]> {
-    const found: { first: number; count: number }[] = [];
-    for (let cluster = first; cluster < first + count; cluster++) {
-      if ((await this.#parts.refcounts.get(cluster)) !== 1) continue;
-      const last = found.at(-1);
-      if (last !== undefined && last.first + last.count === cluster) last.count++;
-      else found.push({ first: cluster, count: 1 });
-    }
-    return found;
   }
 }
 

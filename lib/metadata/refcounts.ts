@@ -135,11 +135,13 @@ export class Refcounts {
       const index = at % this.#sliceEntries;
       const end = Math.min(this.#sliceEntries, index + (start + count - at));
       if (block !== 0) {
-        const used = await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) =>
-          native.refcountNextUsed(bytes, this.#geometry.refcountOrder, index, end),
-        );
-        if (used < end) {
-          start = at - index + used + 1;
+        const behindUsed = await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) => {
+          const used = native.refcountNextUsed(bytes, this.#geometry.refcountOrder, index, end);
+          if (used === end) return undefined;
+          return native.refcountNextFree(bytes, this.#geometry.refcountOrder, used, this.#sliceEntries);
+        });
+        if (behindUsed !== undefined) {
+          start = at - index + behindUsed;
           at = start;
           continue;
         }
@@ -147,6 +149,30 @@ export class Refcounts {
       at += end - index;
     }
     return start;
+  }
+
+  /** The runs within [first, first + count) whose refcount is `value`. */
+  async runsWith(first: number, count: number, value: number): Promise<{ first: number; count: number }[]> {
+    const order = this.#geometry.refcountOrder;
+    const found: { first: number; count: number }[] = [];
+    for (let at = first; at < first + count;) {
+      const index = at % this.#sliceEntries;
+      const base = at - index;
+      const end = Math.min(this.#sliceEntries, first + count - base);
+      const block = this.blockOffset(at);
+      if (block !== 0) {
+        await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) => {
+          for (let i = index; i < end; i++) {
+            if (native.refcountGet(bytes, order, i) !== value) continue;
+            const last = found.at(-1);
+            if (last !== undefined && last.first + last.count === base + i) last.count++;
+            else found.push({ first: base + i, count: 1 });
+          }
+        });
+      }
+      at = base + end;
+    }
+    return found;
   }
 
   /** Sets the refcounts of clusters whose blocks exist. */
