@@ -1,5 +1,5 @@
 /** The public face of the package. Start at {@link open} and {@link create}. */
-export { create, open, openDisk, Qcow2, type WriteOptions } from './qcow2.js';
+export { create, open, openChain, openDisk, Qcow2, type ChainLayer, type WriteOptions } from './qcow2.js';
 export type {
   ByteRange,
   Disk,
@@ -15,6 +15,7 @@ export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } f
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
 export type { CommitOptions } from './operations/commit.js';
+export type { BackingName, RebaseOptions } from './operations/rebase.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
 export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {

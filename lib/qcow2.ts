@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream';
 import { dirname, resolve as resolvePath } from 'node:path';
 import { debuglog } from 'node:util';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
-import { invalidArgType, Qcow2Error } from './errors.js';
+import { invalidArgType, invalidArgValue, Qcow2Error } from './errors.js';
 import { hasFeature } from './format/features.js';
 import type { Header } from './format/header.js';
 import { guestOffset, toBytes } from './format/units.js';
@@ -24,6 +24,8 @@ import {
   lockedData,
   makeGuest,
   openAnyDisk,
+  openBackingFile,
+  openLayer,
   openImage,
   readLuksArea,
 } from './open.js';
@@ -38,6 +40,13 @@ import {
   type Layout,
 } from './operations/create.js';
 import { commitDown, type CommitOptions } from './operations/commit.js';
+import {
+  checkBackingName,
+  rebaseImage,
+  type BackingName,
+  type NewBacking,
+  type RebaseOptions,
+} from './operations/rebase.js';
 import type { CheckOptions, CheckReport } from './operations/check-report.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
@@ -193,6 +202,41 @@ export async function openDisk(
   const opened = await openAnyDisk(source, options.format, options, chain);
   if (opened.disk instanceof Qcow2) await prepared(opened.disk, options);
   return opened;
+}
+
+/** One image of a {@link chain}. */
+export interface ChainLayer extends Pick<OpenOptions, 'dataFile' | 'secret'> {
+  source: Source;
+  /** Without it the first bytes tell. */
+  format?: ImageFormat;
+}
+
+/**
+ * Opens images as one disk, read-only, each on the one before it, whatever backing files they name themselves. Converting
+ * it gives one image with the content of all.
+ * @param layers the base first, the image whose size and content the disk has last
+ * @throws as `open`; TypeError without layers; Qcow2Error `ERR_QCOW2_CONFLICT` for a raw image on another one
+ */
+export async function openChain(
+  layers: readonly (Source | ChainLayer)[],
+  options: Pick<OpenOptions, 'resolve' | 'cacheBytes' | 'lock' | 'secret'> = {},
+): Promise<Disk> {
+  let disk: Disk | null = null;
+  for (const layer of layers) {
+    const { source, format, ...own } = isChainLayer(layer) ? layer : { source: layer };
+    try {
+      disk = await openLayer(source, format, { ...options, ...own }, chain, disk);
+    } catch (error) {
+      await disk?.close();
+      throw error;
+    }
+  }
+  if (disk === null) throw invalidArgValue('layers', 'must have at least one image', layers);
+  return disk;
+}
+
+function isChainLayer(layer: Source | ChainLayer): layer is ChainLayer {
+  return typeof layer === 'object' && 'source' in layer;
 }
 
 /** Opens a backing file once more, as it was opened first but perhaps for writing. */
@@ -385,6 +429,55 @@ export class Qcow2 implements WritableDisk {
       this.#guest.image.committer.assertSound();
       await commitDown(this, this.#layers(), options, openBelow);
     });
+  }
+
+  /**
+   * Puts this image on another backing file, or on none. Unless told otherwise its content stays the same; that of its
+   * snapshots does not, where the files below differ. Reads go on meanwhile, changes wait. It may be aborted or
+   * interrupted at any point and then done again: see the top of `operations/rebase`.
+   * @param to the file to be named, whose name starts from this image's directory; what it names in turn is up to the
+   * `resolve` policy this image was opened with
+   * @throws Qcow2Error `ERR_QCOW2_REFERENCE` when the new file cannot be opened or stands on this image,
+   * `ERR_QCOW2_LIMIT` when its name does not fit into the header, `ERR_QCOW2_CONFLICT`; the signal's reason
+   */
+  rebase(to: BackingName | null, options: RebaseOptions = {}): Promise<void> {
+    return this.#alone(async () => {
+      const isSafe = options.mode !== 'unsafe';
+      if (isSafe) this.#assertWritable();
+      else this.#assertChangeable();
+      const { image } = this.#guest;
+      image.committer.assertSound();
+      checkBackingName(image, to, options);
+      const backing = to === null ? null : await this.#openNewBacking(to, isSafe);
+      try {
+        await rebaseImage(this.#opened, to, backing, options);
+      } catch (error) {
+        if (backing !== null && this.#guest.backing !== backing.disk) await backing.disk.close();
+        throw error;
+      }
+    });
+  }
+
+  /** Opens the file for a rebase; one that must not be there gives null when it is not. */
+  async #openNewBacking({ name, format }: BackingName, required: boolean): Promise<NewBacking | null> {
+    const { storage } = this.#guest.image;
+    const { options } = this.#opened;
+    if (!required && options.backing === 'none') return null;
+    const policy = options.resolve ?? 'deny';
+    // The caller names this file; a caller that resolves names does so for this one, too.
+    const resolve: ResolvePolicy =
+      typeof policy === 'function'
+        ? policy
+        : (reference) =>
+            resolveReference(reference, reference.from === (storage.path ?? null) ? 'any' : policy);
+    const reference = { kind: 'backing', name, format: format ?? null, from: storage.path ?? null } as const;
+    try {
+      return await openBackingFile(storage, reference, { ...options, resolve }, chain);
+    } catch (error) {
+      if (required) throw error;
+      log('the new backing file of %s cannot be opened: %s', storage.name, error);
+      return null;
+    }
   }
 
   /** Waits for what is under way, makes everything durable, marks the image clean and closes what this disk opened. */

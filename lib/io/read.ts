@@ -64,7 +64,11 @@ function readRun(
 }
 
 /** Reads what a disk has for a range; past its end there are zeros. */
-export async function readBelow(backing: Disk, part: Uint8Array, start: GuestOffset): Promise<void> {
+export async function readBelow(
+  backing: Pick<Disk, 'size' | 'read'>,
+  part: Uint8Array,
+  start: GuestOffset,
+): Promise<void> {
   const there = Math.min(part.length, Math.max(0, backing.size - start));
   part.fill(0, there);
   if (there > 0) await backing.read(part.subarray(0, there), start);

@@ -32,6 +32,9 @@ const sector = 512;
 const chunkBytes = 1024 * 1024;
 const defaultConcurrency = 4;
 
+/** What of a disk a comparison uses. */
+export type Comparable = Pick<Disk, 'size' | 'read' | 'extents'>;
+
 /** A range in which each disk is of one type, small enough to be read at once. */
 interface Piece extends Range {
   readonly a: Allocation;
@@ -50,7 +53,11 @@ interface Allocation {
  * is compared with zeros. Ranges that neither disk has stored are not read.
  * @throws system errors, Qcow2Error `ERR_QCOW2_CORRUPT` where a disk cannot be read; the signal's reason
  */
-export async function* compare(a: Disk, b: Disk, options: CompareOptions = {}): AsyncGenerator<Difference> {
+export async function* compare(
+  a: Comparable,
+  b: Comparable,
+  options: CompareOptions = {},
+): AsyncGenerator<Difference> {
   const { strict = false, concurrency = defaultConcurrency, signal, onProgress } = options;
   const { start, end } = queryRange(Math.max(a.size, b.size), options);
   const shorter = Math.min(a.size, b.size);
@@ -77,8 +84,8 @@ export async function* compare(a: Disk, b: Disk, options: CompareOptions = {}): 
 
 /** Cuts a range where either disk's type changes, and long stretches of stored bytes into chunks. */
 async function* pieces(
-  a: Disk,
-  b: Disk,
+  a: Comparable,
+  b: Comparable,
   { start, end }: Range,
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Piece> {
@@ -107,7 +114,7 @@ class ExtentCursor {
   readonly #name: string;
   #current: Extent | undefined;
 
-  constructor(disk: Disk, { start, end }: Range, signal: AbortSignal | undefined) {
+  constructor(disk: Comparable, { start, end }: Range, signal: AbortSignal | undefined) {
     const query = { start, length: end - start, ...(signal === undefined ? {} : { signal }) };
     this.#extents = disk.extents(query)[Symbol.asyncIterator]();
     this.#end = Math.min(disk.size, end);
@@ -136,8 +143,8 @@ class ExtentCursor {
 const isStored = ({ type }: Allocation): boolean => type === 'data' || type === 'compressed';
 
 async function comparePiece(
-  a: Disk,
-  b: Disk,
+  a: Comparable,
+  b: Comparable,
   piece: Piece,
   strict: boolean,
   signal: AbortSignal | undefined,
@@ -160,7 +167,11 @@ async function comparePiece(
   }));
 }
 
-async function readBoth(a: Disk, b: Disk, piece: Piece): Promise<[Uint8Array | null, Uint8Array | null]> {
+async function readBoth(
+  a: Comparable,
+  b: Comparable,
+  piece: Piece,
+): Promise<[Uint8Array | null, Uint8Array | null]> {
   const bytesA = isStored(piece.a) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
   const bytesB = isStored(piece.b) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
   await settleAll(

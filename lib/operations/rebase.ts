@@ -1,0 +1,228 @@
+/**
+ * Changing what an image stands on. The order of a safe rebase is
+ *
+ *   what differs between the old and the new backing file, copied into the image | the header        (`|` is a barrier)
+ *
+ * so until the header names the new file the image reads as before on the old one, and from then on as before on the new
+ * one. Whatever stops it before that leaves the image on the old file, with some copies of that file's content; doing it
+ * again from the start completes it.
+ */
+import type { Disk, Job } from '../disk.js';
+import { invalidArgValue, Qcow2Error } from '../errors.js';
+import { hasFeature } from '../format/features.js';
+import { changedBytes, replaceExtensions } from '../format/first-cluster.js';
+import { backingFormatExtension, extensionTypes } from '../format/header-extensions.js';
+import { encodeName } from '../format/text.js';
+import { alignDown, alignUp, guestOffset } from '../format/units.js';
+import { writeCompressed } from '../io/compressed-write.js';
+import type { Range } from '../io/disk-queries.js';
+import { guestExtents } from '../io/extents.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { readBelow } from '../io/read.js';
+import { writeGuest } from '../io/write.js';
+import type { Image } from '../metadata/image.js';
+import { L2Flag, native } from '../native.js';
+import type { Below, Opened } from '../open.js';
+import type { ImageFormat } from '../options.js';
+import { readExactly } from '../storage/storage.js';
+import { compare, type Comparable } from './compare.js';
+import { replaceBacking } from './reopen-backing.js';
+
+/** A backing file by its name as it is to stand in the image. */
+export interface BackingName {
+  name: string;
+  /** Without it the image will not say, and every reader has to guess. */
+  format?: ImageFormat;
+}
+
+export interface RebaseOptions extends Job {
+  /**
+   * `safe` (default) keeps the disk's content. `unsafe` only changes the name, for a file that was moved or has the same
+   * content under another name; the new file is not even looked at where it cannot be opened.
+   */
+  mode?: 'safe' | 'unsafe';
+  /** Stores copied clusters compressed: `true` or a level (zlib 1 to 12, zstd 1 to 22). */
+  compress?: boolean | number;
+}
+
+/** An open disk and how it was opened. */
+export interface NewBacking {
+  readonly disk: Disk;
+  readonly below: Below;
+}
+
+const chunkBytes = 1024 * 1024;
+const maxNameBytes = 1023;
+const nothing: Comparable = {
+  size: 0,
+  read: () => Promise.resolve(),
+  extents: async function* () {
+    // A disk of 0 bytes has no extents.
+  },
+};
+
+/**
+ * Refuses a backing file that the image cannot have.
+ * @throws TypeError, Qcow2Error `ERR_QCOW2_CONFLICT`
+ */
+export function checkBackingName(
+  { header }: Image,
+  to: BackingName | null,
+  { compress = false }: RebaseOptions,
+): void {
+  if (compress !== false && (header.cryptMethod !== 'none' || hasFeature(header, 'externalData'))) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_CONFLICT',
+      'Clusters of an encrypted image or of one with an external data file cannot be compressed; rebase without `compress`',
+      { feature: 'compressed cluster' },
+    );
+  }
+  if (to === null) return;
+  const length = encodeName(to.name).length;
+  if (length === 0 || length > maxNameBytes) {
+    throw invalidArgValue('name', `must have 1 to ${maxNameBytes} bytes`, to.name);
+  }
+  if (to.format !== undefined && !['raw', 'qcow2'].includes(to.format)) {
+    throw invalidArgValue('format', "must be 'raw' or 'qcow2'", to.format);
+  }
+  if (!hasFeature(header, 'rawExternal')) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_CONFLICT',
+    'A raw external data file must be readable without the image, so the image cannot have a backing file',
+    { feature: 'raw external data' },
+  );
+}
+
+/**
+ * Rebases an image. Nobody else changes it meanwhile. It owns the new backing disk from the moment its header names it.
+ * @param backing the new backing disk; null for none, or for one that could not be opened (unsafe only)
+ */
+export async function rebaseImage(
+  opened: Opened,
+  to: BackingName | null,
+  backing: NewBacking | null,
+  options: RebaseOptions,
+): Promise<void> {
+  const { guest } = opened;
+  const { image } = guest;
+  if (options.mode !== 'unsafe') await copyDifferences(guest, backing?.disk ?? nothing, options);
+  options.signal?.throwIfAborted();
+  await image.committer.flush();
+  const unlock = await guest.locks.exclusive(0, Infinity);
+  try {
+    await nameBacking(image, to);
+    const old = guest.backing;
+    replaceBacking(opened, backing?.disk ?? null, backing?.below ?? null);
+    await old?.close();
+  } finally {
+    unlock();
+  }
+}
+
+/** Stores what shows through from the old backing disk and would not from the new one. */
+async function copyDifferences(guest: GuestImage, next: Comparable, options: RebaseOptions): Promise<void> {
+  const { signal, onProgress, concurrency, compress = false } = options;
+  const { header, geometry } = guest.image;
+  const unit = compress === false ? geometry.subclusterSize : geometry.clusterSize;
+  const op = signal === undefined ? {} : { signal };
+  const old = guest.backing ?? nothing;
+  let copiedTo = 0;
+  for await (const own of guestExtents(guest, 0, header.size, { layers: 'self', ...op })) {
+    const end = own.start + own.length;
+    onProgress?.({ done: own.start, total: header.size });
+    if (own.type !== 'unallocated') continue;
+    const { start, length } = own;
+    const query = { start, length, ...op, ...(concurrency === undefined ? {} : { concurrency }) };
+    for await (const difference of compare(old, next, query)) {
+      const from = Math.max(copiedTo, start, alignDown(difference.start, unit));
+      const to = Math.min(end, alignUp(difference.start + difference.length, unit));
+      for (let at = from; at < to;) {
+        signal?.throwIfAborted();
+        const stop = Math.min(to, alignDown(at, chunkBytes) + Math.max(chunkBytes, unit));
+        await copyOld(guest, old, { start: at, end: stop }, unit, compress);
+        at = stop;
+        onProgress?.({ done: at, total: header.size });
+      }
+      copiedTo = Math.max(copiedTo, to);
+    }
+  }
+  onProgress?.({ done: header.size, total: header.size });
+}
+
+/** Stores what the old backing disk has for a range of whole units that the image has nothing for. */
+async function copyOld(
+  guest: GuestImage,
+  old: Comparable,
+  { start, end }: Range,
+  unit: number,
+  compress: boolean | number,
+): Promise<void> {
+  const bytes = new Uint8Array(end - start);
+  await readBelow(old, bytes, guestOffset(start));
+  const ends = new Float64Array(Math.ceil(bytes.length / unit) + 1);
+  const count = native.zeroRuns(bytes, unit, ends);
+  let from = 0;
+  for (let i = 0; i < count; i++) {
+    const to = ends[i] ?? 0;
+    if (i % 2 === 1) await hideWithZeros(guest, start + from, start + to);
+    else if (to > from) await store(guest, bytes.subarray(from, to), start + from, compress);
+    from = to;
+  }
+  await guest.image.committer.relieve();
+}
+
+async function store(
+  guest: GuestImage,
+  bytes: Uint8Array,
+  start: number,
+  compress: boolean | number,
+): Promise<void> {
+  const { header, geometry } = guest.image;
+  const end = start + bytes.length;
+  const whole =
+    start % geometry.clusterSize === 0 && (end % geometry.clusterSize === 0 || end === header.size);
+  // Of a cluster that the image has a part of already, the rest is stored beside that part.
+  if (compress === false || !whole) await writeGuest(guest, bytes, guestOffset(start));
+  else await writeCompressed(guest, bytes, guestOffset(start), compress === true ? undefined : compress);
+}
+
+/**
+ * Makes a range of whole subclusters, for which the image has nothing, zeros of its own. Zeroing for a guest would leave
+ * out what reads as zeros on the old backing disk.
+ */
+async function hideWithZeros(guest: GuestImage, start: number, end: number): Promise<void> {
+  const { mapping, allocator, committer, geometry } = guest.image;
+  const flags = mapping.l2Flags;
+  if ((flags & (L2Flag.zeroFlag | L2Flag.extended)) === 0) {
+    await writeGuest(guest, new Uint8Array(end - start), guestOffset(start));
+    return;
+  }
+  const unlock = await guest.locks.exclusive(
+    alignDown(start, geometry.clusterSize),
+    alignUp(end, geometry.clusterSize),
+  );
+  try {
+    const length = alignUp(end, geometry.subclusterSize) - start;
+    await mapping.modify(guestOffset(start), length, allocator, committer, (table, at, part) => {
+      native.l2SetZero(table, flags, geometry.clusterBits, at, part, true);
+    });
+  } finally {
+    unlock();
+  }
+}
+
+/** Writes the name and format of the backing file into the header; durable when it resolves. */
+async function nameBacking(image: Image, to: BackingName | null): Promise<void> {
+  const { header, storage, committer } = image;
+  const before = new Uint8Array(header.geometry.clusterSize);
+  await readExactly(storage, before, 0, 'the header');
+  const others = header.extensions.filter(({ type }) => type !== extensionTypes.backingFormat);
+  const extensions = to?.format === undefined ? others : [backingFormatExtension(to.format), ...others];
+  const changed = changedBytes(before, replaceExtensions(before, header, extensions, to?.name ?? null));
+  if (changed === null) return;
+  await committer.exclusive(async () => {
+    await storage.write(changed.bytes, changed.offset);
+    await committer.barrier();
+    await image.reloadHeader();
+  });
+}
