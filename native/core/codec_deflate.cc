@@ -31,6 +31,7 @@ DecodeResult DeflateContext::decode(Bytes in, MutableBytes out) {
 }
 
 size_t DeflateContext::encode(int level, Bytes in, MutableBytes out) {
+  if (level == 1 && IsalEncoder::available()) return isal_.encode(in, out);
   if (!compressor_ || level_ != level) {
     compressor_.reset(libdeflate_alloc_compressor(level));
     if (!compressor_) return kEncodeFailed;

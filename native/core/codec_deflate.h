@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 
+#include "core/codec_isal.h"
 #include "core/codec_result.h"
 #include "core/span.h"
 
@@ -22,6 +23,7 @@ class DeflateContext {
   // qemu-img 7.2 reads such a cluster, but here it is taken for damage. A stream without its final block is
   // kDamaged; qemu-img refused the one that was tried.
   DecodeResult decode(Bytes in, MutableBytes out);
+  // Level 1 is ISA-L's where that was compiled in.
   size_t encode(int level, Bytes in, MutableBytes out);
 
  private:
@@ -34,6 +36,7 @@ class DeflateContext {
 
   std::unique_ptr<libdeflate_decompressor, FreeDecompressor> decompressor_;
   std::unique_ptr<libdeflate_compressor, FreeCompressor> compressor_;
+  [[maybe_unused]] IsalEncoder isal_;
   // What compressor_ was made for.
   [[maybe_unused]] int level_ = 0;
 };

@@ -28,11 +28,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['refcountNextUsed', plain('refcountNextUsed'), () => [table(), 4, 5, 6]],
   ['isZero', plain('isZero'), () => [table()]],
   ['zeroRuns', plain('zeroRuns'), () => [table(), 512, out()]],
-  [
-    'transfer',
-    plain('transfer'),
-    () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2],
-  ],
+  ['transfer', plain('transfer'), () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2]],
   ['ReferenceCounts.extend', method('extend'), () => [100]],
   ['ReferenceCounts.add', method('add'), () => [65536, 65536, 1]],
   ['ReferenceCounts.addL2Table', method('addL2Table'), () => [table(), v3, 1, out()]],
