@@ -10,7 +10,7 @@ const firstRead = 64 * 1024;
 /** The entries of the snapshot table, read as far as they go. */
 export async function readSnapshotTable({ storage, header }: Image): Promise<readonly SnapshotEntry[]> {
   if (header.nbSnapshots === 0) return [];
-  const available = (await storage.size()) - header.snapshotsOffset;
+  const available = Math.max(0, (await storage.size()) - header.snapshotsOffset);
   for (let wanted = firstRead; ; wanted *= 2) {
     const bytes = new Uint8Array(Math.min(wanted, available));
     await readExactly(storage, bytes, header.snapshotsOffset, 'the snapshot table');
