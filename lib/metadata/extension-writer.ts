@@ -53,6 +53,11 @@ async function setTrusted(image: Image, on: boolean): Promise<void> {
  */
 async function rewriteExtensions(image: Image, extensions: readonly HeaderExtension[]): Promise<void> {
   const { geometry, storage, committer } = image;
+  if (image.header.backingFile === null && image.header.backingFileOffset !== 0) {
+    // It points at an empty name; the bytes there must not become one.
+    await image.patchHeader({ backingFileOffset: 0, backingFileSize: 0 });
+    await committer.barrier();
+  }
   const before = new Uint8Array(geometry.clusterSize);
   await readPadded(storage, before, 0);
   const compact = replaceExtensions(before, image.header, extensions);
