@@ -11,7 +11,7 @@ export class CompressedSpace {
 
   constructor(image: Image) {
     this.#image = image;
-    image.committer.onFreed((first, count) => this.#forget(first, count));
+    image.committer.onFreeing((first, count) => this.#forget(first, count));
   }
 
   /**
@@ -24,7 +24,7 @@ export class CompressedSpace {
 
   /** Goes on behind the last compressed cluster, into the next host cluster if that one is free. */
   async #takeBehind(length: number): Promise<HostOffset | undefined> {
-    const { refcounts, allocator, geometry } = this.#image;
+    const { refcounts, allocator, committer, geometry } = this.#image;
     const start = this.#next;
     if (start === undefined) return undefined;
     const cluster = Math.floor(start / geometry.clusterSize);
@@ -32,7 +32,11 @@ export class CompressedSpace {
     const count = await refcounts.get(cluster);
     if (count === 0 || count >= geometry.maxRefcount) return undefined;
     if (length > room && !(await allocator.allocateAt(hostCluster(cluster + 1)))) return undefined;
-    await refcounts.add(cluster, 1, 1);
+    // Meanwhile the cluster may have been freed, and even given to someone else.
+    if (!(await refcounts.share(cluster, () => this.#next === start))) {
+      if (length > room) committer.freeLater(hostOffset(start + room), length - room, false);
+      return undefined;
+    }
     this.#setNext(start + length);
     return hostOffset(start);
   }
@@ -49,7 +53,7 @@ export class CompressedSpace {
     this.#next = alignUp(next, this.#image.geometry.clusterSize) === next ? undefined : next;
   }
 
-  /** Room in a cluster that was freed is not ours any more. */
+  /** Room in a cluster that is being freed is not ours any more. */
   #forget(first: number, count: number): void {
     if (this.#next === undefined) return;
     const cluster = Math.floor(this.#next / this.#image.geometry.clusterSize);

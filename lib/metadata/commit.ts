@@ -58,6 +58,7 @@ export class Committer {
   readonly #mutex = new Mutex();
   readonly #frees = new PendingFrees();
   #next: Promise<void> | undefined;
+  readonly #freeingListeners: FreedListener[] = [];
   readonly #freedListeners: FreedListener[] = [];
   #dataWritten = false;
   #failure: unknown;
@@ -71,6 +72,11 @@ export class Committer {
   /** Tells `listener` of every run of clusters that lost a reference and may be free now. */
   onFreed(listener: FreedListener): void {
     this.#freedListeners.push(listener);
+  }
+
+  /** Tells `listener` of every run of clusters that is about to lose a reference. */
+  onFreeing(listener: FreedListener): void {
+    this.#freeingListeners.push(listener);
   }
 
   /** Says that guest data was written, so that the next commit must make it durable. */
@@ -221,6 +227,7 @@ export class Committer {
     const { storage, refcounts, reserved, geometry } = this.#parts;
     const { clusterSize } = geometry;
     for (const { first, count, punch } of runs) {
+      for (const listener of this.#freeingListeners) listener(first, count);
       // Those that lose their last reference.
       for (const run of await refcounts.runsWith(first, count, 1)) {
         reserved.removeTables(run.first * clusterSize, run.count * clusterSize);

@@ -87,6 +87,21 @@ export class Refcounts {
     );
   }
 
+  /** Adds a reference to a cluster that is in use and has room for one more, if `mayStill` agrees at that very moment. */
+  async share(cluster: number, mayStill: () => boolean): Promise<boolean> {
+    const { refcountOrder, maxRefcount } = this.#geometry;
+    const block = this.blockOffset(cluster);
+    if (block === 0) return false;
+    return this.cache.use(this.#sliceOffset(block, cluster), (slice) => {
+      const index = cluster % this.#sliceEntries;
+      const count = native.refcountGet(slice.bytes, refcountOrder, index);
+      if (count === 0 || count >= maxRefcount || !mayStill()) return false;
+      native.refcountAdd(slice.bytes, refcountOrder, index, 1, 1);
+      this.#markDirty(slice, index, 1);
+      return true;
+    });
+  }
+
   /** Adds `delta` to the refcounts of a run of clusters. Fails before changing a slice in which one would leave its range. */
   async add(first: number, count: number, delta: number): Promise<void> {
     let at = first;
