@@ -28,6 +28,8 @@ export class Allocator {
   readonly #mutex = new Mutex();
   /** No cluster below this one is free. */
   #hint = 0;
+  /** The lowest cluster freed since the search under way began, which may have passed it by. */
+  #freedMeanwhile = Infinity;
 
   constructor(
     storage: Storage,
@@ -43,26 +45,22 @@ export class Allocator {
     this.#reserved = reserved;
     this.#committer = committer;
     this.#patchHeader = patchHeader;
-    committer.onFreed((first) => {
-      this.#hint = Math.min(this.#hint, first);
-    });
+    committer.onFreed((first) => this.#free(first));
   }
 
   /** Says that refcounts changed in other ways than through this allocator and the committer. */
   rescan(): void {
-    this.#hint = 0;
+    this.#free(0);
   }
 
   /** Takes up to `max` contiguous clusters, at least one, giving each the refcount 1. */
   allocate(max: number): Promise<ClusterRun> {
     return this.#mutex.run(async () => {
       for (;;) {
+        this.#freedMeanwhile = Infinity;
         const { first, count } = await this.#refcounts.take(this.#hint, max);
-        if (count > 0) {
-          this.#hint = first + count;
-          return this.#checked(first, count);
-        }
-        this.#hint = first;
+        this.#hint = Math.min(first + count, this.#freedMeanwhile);
+        if (count > 0) return this.#checked(first, count);
         await this.#addBlocks(first, 1, first);
       }
     });
@@ -101,6 +99,11 @@ export class Allocator {
       this.#checked(cluster, 1);
       return true;
     });
+  }
+
+  #free(first: number): void {
+    this.#hint = Math.min(this.#hint, first);
+    this.#freedMeanwhile = Math.min(this.#freedMeanwhile, first);
   }
 
   #missing(first: number, count: number): number {
