@@ -1,7 +1,7 @@
 /** What the fuzzer found, each reduced to the damage that matters. */
 import { describe, expect, it } from 'vitest';
 import { MemoryStorage, open } from '../../lib/index.js';
-import { refcountBlockCluster } from '../hostile/builder.js';
+import { at, refcountBlockCluster } from '../hostile/builder.js';
 import { standard } from '../hostile/standard.js';
 
 describe('found by the fuzzer', () => {
@@ -14,6 +14,32 @@ describe('found by the fuzzer', () => {
     expect((await disk.check()).leaks).toBe(1);
     expect(await disk.check({ repair: 'all' })).toMatchObject({ leaksFixed: 1 });
     expect(await disk.check()).toMatchObject({ leaks: 0, corruptions: 0, checkErrors: 0 });
+    await disk.close();
+  });
+
+  it('a backing file name without characters stays none when extensions are written over it', async () => {
+    const image = standard();
+    image.u64(at.backingFileOffset, image.headerLength).u32(at.backingFileSize, 8);
+    const storage = new MemoryStorage(image.bytes);
+    const disk = await open(storage, { mode: 'r+' });
+    await disk.bitmaps.create({ name: 'changes' });
+    await disk.close();
+    const again = await open(storage);
+    expect((await again.info()).backing).toBeNull();
+    await again.close();
+  });
+
+  it('a snapshot table of refcount 0 at the end of the file outlives a shrink of the disk', async () => {
+    const image = standard();
+    const [l1, table] = [image.add(), image.add()];
+    image.u64(image.offsetOf(table), image.offsetOf(l1)).u32(image.offsetOf(table) + 8, 2);
+    image.u32(at.nbSnapshots, 1).u64(at.snapshotsOffset, image.offsetOf(table)).refcount(table, 0);
+    const storage = new MemoryStorage(image.bytes);
+    const disk = await open(storage, { mode: 'r+' });
+    await disk.resize(image.coverage, { shrink: true }).catch((error: unknown) => {
+      expect(error).toMatchObject({ code: expect.stringMatching(/^ERR_QCOW2_/) as string });
+    });
+    expect(await disk.snapshots.list()).toHaveLength(1);
     await disk.close();
   });
 });
