@@ -625,6 +625,13 @@ export class Qcow2 implements WritableDisk {
         { feature: 'corrupt bit' },
       );
     }
+    if (image.needsRepair) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_CORRUPT',
+        `The refcounts of ${image.storage.name} are not right; repair it before writing (check with repair: 'all')`,
+        { feature: 'refcounts' },
+      );
+    }
   }
 }
 

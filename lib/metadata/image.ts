@@ -157,6 +157,11 @@ export class Image {
     await this.committer.barrier();
   }
 
+  /** Whether its refcounts are known to be wrong or missing, so that nothing may be allocated. */
+  get needsRepair(): boolean {
+    return !this.#refcountsSound || this.#header.problems.length > 0;
+  }
+
   /** Says that a repair made the refcounts right, so that {@link markClean} may clear the DIRTY bit. */
   refcountsRepaired(): void {
     this.#refcountsSound = true;

@@ -174,6 +174,26 @@ describe('a check of an open image', () => {
   });
 });
 
+describe('an image opened for repair', () => {
+  it('takes no guest writes while its refcounts may be wrong', async () => {
+    const dirty = await image(4);
+    await dirty.write(Buffer.from([1]), 79);
+    const headless = await image(4);
+    await headless.write(Buffer.alloc(4), 56);
+    for (const storage of [dirty, headless]) {
+      const disk = await open(storage, { mode: 'r+', forRepair: true });
+      await expect(disk.write(Buffer.alloc(cluster), 9 * cluster)).rejects.toMatchObject({
+        code: 'ERR_QCOW2_CORRUPT',
+        feature: 'refcounts',
+      });
+      await disk.check({ repair: 'all' });
+      await disk.write(Buffer.alloc(cluster, 1), 9 * cluster);
+      expect(await disk.check()).toMatchObject({ leaks: 0, corruptions: 0, allocatedClusters: 5 });
+      await disk.close();
+    }
+  });
+});
+
 describe('the corrupt bit', () => {
   it('is cleared by a repair that leaves nothing wrong', async () => {
     const storage = await image(4);
