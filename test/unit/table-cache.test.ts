@@ -27,7 +27,10 @@ describe('TableCache', () => {
     };
     const commit = async (fails: boolean): Promise<void> => {
       const pieces = cache.takeDirty();
-      if (fails) return cache.putBack(pieces);
+      if (fails) {
+        cache.putBack(pieces);
+        return;
+      }
       await Promise.all(pieces.map(({ bytes, position }) => storage.write(bytes, position)));
       cache.written(pieces);
     };
