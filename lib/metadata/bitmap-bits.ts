@@ -256,13 +256,14 @@ export class BitmapBits {
     const { allocator, geometry } = this.#image;
     const clusters = Math.ceil((this.tableSize * tableEntrySize) / geometry.clusterSize);
     const first = await allocator.allocateContiguous(clusters);
-    this.#tableOffset = hostOffset(first * geometry.clusterSize);
-    this.#unplaced = false;
+    const offset = hostOffset(first * geometry.clusterSize);
     const padded = new Uint8Array(clusters * geometry.clusterSize);
     padded.set(this.#tableBytes());
-    this.#changedTable.take();
     // Not referred to by anything yet, so it may be written before its refcounts.
-    await this.#image.storage.write(padded, this.#tableOffset);
+    await this.#image.storage.write(padded, offset);
+    this.#tableOffset = offset;
+    this.#unplaced = false;
+    this.#changedTable.take();
   }
 
   /** Writes what changed in the table. The refcounts of all clusters it refers to are durable. */
@@ -270,7 +271,12 @@ export class BitmapBits {
     const range = this.#changedTable.take();
     if (range === undefined) return;
     const bytes = this.#tableBytes().slice(range.start, range.end);
-    await this.#image.storage.write(bytes, this.#tableOffset + range.start);
+    try {
+      await this.#image.storage.write(bytes, this.#tableOffset + range.start);
+    } catch (error) {
+      this.#changedTable.add(range.start, range.end);
+      throw error;
+    }
   }
 
   /** Frees the clusters that nothing durable refers to any more. */

@@ -143,12 +143,26 @@ export class Committer {
     }
   }
 
-  /** Throws when an earlier barrier failed. */
+  /**
+   * Runs a change of what the header or a directory refers to. When that fails nobody knows whether the file has the old
+   * or the new, and what is done next on the strength of one may destroy the other: the failure is remembered.
+   */
+  async decisive(change: () => Promise<void>): Promise<void> {
+    this.assertSound();
+    try {
+      await change();
+    } catch (error) {
+      this.#failure ??= error;
+      throw error;
+    }
+  }
+
+  /** Throws when an earlier barrier or decisive change failed. */
   assertSound(): void {
     if (this.#failure === undefined) return;
     throw new Qcow2Error(
       'ERR_QCOW2_FAILED',
-      'An earlier flush of this image failed, so what was written since the last good one may be lost. ' +
+      'An earlier flush or change of the header of this image failed, so what was written since may be lost. ' +
         'Close it, check the file and open it again',
       { cause: this.#failure },
     );

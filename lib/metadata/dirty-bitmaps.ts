@@ -252,8 +252,10 @@ export class DirtyBitmaps {
     const moves = saved.some(({ entry }, index) => !isSameTable(entry, states[index]?.entry));
     if (moves) await replaceBitmapDirectory(this.#image, entriesOf(saved));
     else {
-      await writeBitmapFlags(this.#image, entriesOf(states), entriesOf(saved));
-      await committer.barrier();
+      await committer.decisive(async () => {
+        await writeBitmapFlags(this.#image, entriesOf(states), entriesOf(saved));
+        await committer.barrier();
+      });
     }
     this.#states = saved;
     for (const bits of held) await bits.freeDropped();

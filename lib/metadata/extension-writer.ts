@@ -7,6 +7,7 @@ import {
   extensionTypes,
   findExtension,
   type BitmapsExtension,
+  type FoundExtension,
   type HeaderExtension,
 } from '../format/header-extensions.js';
 import { alignDown } from '../format/units.js';
@@ -16,28 +17,40 @@ import type { Image } from './image.js';
 /** What a medium writes as a whole. */
 const sectorSize = 512;
 
-/** Says where the bitmap directory is, or with null that there is none. Durable when it resolves. */
+/**
+ * Says where the bitmap directory is, or with null that there is none. Durable when it resolves.
+ * @throws Qcow2Error `ERR_QCOW2_LIMIT` when the first cluster has no room; nothing was changed then
+ */
 export async function writeBitmapsExtension(image: Image, value: BitmapsExtension | null): Promise<void> {
   const found = findExtension(image.header.extensions, 'bitmaps');
   const others = image.header.extensions.filter(({ type }) => type !== extensionTypes.bitmaps);
-  if (value === null) {
-    await setTrusted(image, false);
-    await rewriteExtensions(image, others);
-  } else {
-    const extension = encodeBitmapsExtension(value);
-    if (found?.data.length === extension.data.length) {
-      // In its place, with one write that a crash cannot split, or else untrusted while it changes.
-      const last = found.offset + extension.data.length - 1;
-      if (alignDown(found.offset, sectorSize) !== alignDown(last, sectorSize)) await setTrusted(image, false);
-      await image.storage.write(extension.data, found.offset);
-      await image.committer.barrier();
-    } else {
+  const extension = value === null ? null : encodeBitmapsExtension(value);
+  const inPlace = extension !== null && found?.data.length === extension.data.length;
+  const list = extension === null ? others : [...others, extension];
+  if (!inPlace) replaceExtensions(await readFirstCluster(image), image.header, list);
+  await image.committer.decisive(async () => {
+    if (inPlace) await replaceData(image, found, extension.data);
+    else {
       await setTrusted(image, false);
-      await rewriteExtensions(image, [...others, extension]);
+      await rewriteExtensions(image, list);
     }
-    await setTrusted(image, true);
-  }
-  await image.reloadHeader();
+    if (extension !== null) await setTrusted(image, true);
+    await image.reloadHeader();
+  });
+}
+
+/** With one write that a crash cannot split, or else untrusted while it changes. */
+async function replaceData(image: Image, { offset }: FoundExtension, data: Uint8Array): Promise<void> {
+  const last = offset + data.length - 1;
+  if (alignDown(offset, sectorSize) !== alignDown(last, sectorSize)) await setTrusted(image, false);
+  await image.storage.write(data, offset);
+  await image.committer.barrier();
+}
+
+async function readFirstCluster({ storage, geometry }: Image): Promise<Uint8Array> {
+  const cluster = new Uint8Array(geometry.clusterSize);
+  await readPadded(storage, cluster, 0);
+  return cluster;
 }
 
 /** Sets or clears the autoclear bit that vouches for the bitmaps extension. */
@@ -58,8 +71,7 @@ async function rewriteExtensions(image: Image, extensions: readonly HeaderExtens
     await image.patchHeader({ backingFileOffset: 0, backingFileSize: 0 });
     await committer.barrier();
   }
-  const before = new Uint8Array(geometry.clusterSize);
-  await readPadded(storage, before, 0);
+  const before = await readFirstCluster(image);
   const compact = replaceExtensions(before, image.header, extensions);
   const { headerLength, backingFile, backingFileOffset, backingFileSize, extensions: old } = image.header;
   const newEnd = areaEnd(headerLength, extensions);

@@ -40,9 +40,11 @@ export async function replaceSnapshotTable(
   }
   await committer.settle();
   await committer.barrier();
-  await image.patchHeader({ nbSnapshots: after.length, snapshotsOffset });
-  await committer.barrier();
-  await image.reloadHeader();
+  await committer.decisive(async () => {
+    await image.patchHeader({ nbSnapshots: after.length, snapshotsOffset });
+    await committer.barrier();
+    await image.reloadHeader();
+  });
   // The two fields lie next to each other, so the old table is named by both or by neither.
   if (before.length > 0) {
     committer.freeLater(header.snapshotsOffset, encodeSnapshotTable(before).length, true);

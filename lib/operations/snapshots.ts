@@ -132,9 +132,12 @@ export class Snapshots {
       await clearCopiedInTables(image, newTree);
       await share(image, newTree, { offset, entries: entry.l1Size });
       const fields = { size: entry.diskSize ?? header.size, l1Size: entry.l1Size, l1TableOffset: offset };
-      await storage.write(await diskFields(image, fields), headerFields.size.offset);
-      await committer.barrier();
-      await image.reloadHeader();
+      const bytes = await diskFields(image, fields);
+      await committer.decisive(async () => {
+        await storage.write(bytes, headerFields.size.offset);
+        await committer.barrier();
+        await image.reloadHeader();
+      });
       mapping.replaceL1(l1, offset);
       mapping.cache.forgetClean();
       image.reserved.forgetTables();
