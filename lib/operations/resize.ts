@@ -88,8 +88,14 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
   if (guest.backing !== null) {
     await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
   }
-  if (preallocation !== 'off') await preallocate(guest, alignUp(old, clusterSize), size, preallocation);
-  if (image.hasDataFile && (await image.dataStorage.size()) < size) await image.dataStorage.truncate(size);
+  const isRaw = hasFeature(image.header, 'rawExternal');
+  // What others write to a raw data file shows only where the disk has its clusters.
+  const mode = isRaw && preallocation === 'off' ? 'metadata' : preallocation;
+  if (mode !== 'off') await preallocate(guest, alignUp(old, clusterSize), size, mode);
+  // A raw data file is the disk, so it ends where the disk does.
+  if (isRaw || (image.hasDataFile && (await image.dataStorage.size()) < size)) {
+    await image.dataStorage.truncate(size);
+  }
   await image.committer.flush();
   await image.patchHeader({ size });
   await image.committer.barrier();
@@ -105,7 +111,6 @@ async function shrink(guest: GuestImage, size: number): Promise<void> {
   image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
   await image.committer.flush();
   await trimFile(image);
-  // A raw data file is the disk, so it ends where the disk does.
   if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
 }
 

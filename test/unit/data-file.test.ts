@@ -122,8 +122,13 @@ describe('a raw data file', () => {
     expect((await stat(data())).blocks * 512).toBeLessThan(before * 512 - 2 * MiB);
   });
 
-  it('that was changed by others shows the change', async () => {
-    await (await make(true)).close();
+  it.each([
+    { what: 'new', made: 4 * MiB },
+    { what: 'grown', made: MiB },
+  ])('of a $what disk, changed by others, shows the change', async ({ made }) => {
+    const first = await make(true, made);
+    await first.resize(4 * MiB);
+    await first.close();
     await writeFile(data(), pattern(5, 4 * MiB));
     const disk = await open(image(), { resolve: 'any' });
     expect((await contentOf(disk)).equals(pattern(5, 4 * MiB))).toBe(true);
