@@ -385,10 +385,12 @@ export class Qcow2 implements WritableDisk {
    * memoryLimit does not suffice; the signal's reason
    */
   check(options: CheckOptions = {}): Promise<CheckReport> {
-    return this.#busy.during(() => {
+    const job = (): Promise<CheckReport> => {
       this.#assertOpen();
       return checkGuest(this.#guest, options);
-    });
+    };
+    // Bitmaps and snapshots change under no lock of guest ranges.
+    return this.#guest.image.writable ? this.#alone(job) : this.#busy.during(job);
   }
 
   /**
@@ -397,7 +399,7 @@ export class Qcow2 implements WritableDisk {
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when not everything that refers to clusters can be read: nothing is changed then
    */
   rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
-    return this.#busy.during(async () => {
+    return this.#alone(async () => {
       this.#assertOpen();
       await rebuildGuestRefcounts(this.#guest, options);
     });

@@ -116,12 +116,13 @@ describe('a check of an open image', () => {
     await disk.close();
   });
 
-  it('goes well with writes, discards and repairs under way', async () => {
+  it('goes well with writes, discards, new bitmaps and repairs under way', async () => {
     const disk = await create(new MemoryStorage(), 64 * 1024 * 1024);
     const work: Promise<unknown>[] = [];
     for (let i = 0; i < 60; i += 1) {
       work.push(disk.write(Buffer.alloc(3 * cluster, i + 1), ((i * 7) % 50) * cluster));
       if (i % 5 === 0) work.push(disk.discard(((i * 3) % 50) * cluster, 2 * cluster));
+      if (i % 10 === 0) work.push(disk.bitmaps.create({ name: `bitmap ${i}`, granularity: 512 }));
       if (i % 20 === 0) {
         work.push(disk.check().then((report) => expect(report).toMatchObject({ leaks: 0, corruptions: 0 })));
         work.push(disk.check({ repair: 'all' }).then((report) => expect(report.corruptionsFixed).toBe(0)));
