@@ -102,7 +102,10 @@ async function writeTo(bytes: Buffer, random: Random): Promise<boolean> {
   );
   if (disk === undefined) return false;
   const before = await attempt(() => disk.check({ memoryLimit }));
-  const clean = before !== undefined && before.corruptions + before.leaks + before.checkErrors === 0;
+  const bitmaps = await attempt(() => disk.bitmaps.list());
+  const usable = bitmaps?.every(({ problem }) => problem === null) ?? false;
+  const clean =
+    usable && before !== undefined && before.corruptions + before.leaks + before.checkErrors === 0;
   const content = clean ? await attempt(() => readAt(disk, 0, Math.min(disk.size, readable))) : undefined;
   const model = content === undefined ? undefined : new Model(content);
   for (let i = random.between(3, 12); i > 0; i -= 1) await change(disk, random, model);
