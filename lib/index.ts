@@ -14,6 +14,8 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
+export type { AmendOptions } from './operations/amend.js';
+export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';

@@ -30,6 +30,8 @@ import {
   readLuksArea,
 } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
+import { amendImage, type AmendOptions } from './operations/amend.js';
+import { addKey, removeKey, type AddKeyOptions, type RemoveKeyOptions } from './operations/amend-keys.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import {
   planLayout,
@@ -480,6 +482,46 @@ export class Qcow2 implements WritableDisk {
       log('the new backing file of %s cannot be opened: %s', storage.name, error);
       return null;
     }
+  }
+
+  /**
+   * Changes what kind of image this is. Everything is refused before anything is changed, except refcounts that do not fit
+   * a new width and data past a new size. Changes of the disk wait meanwhile.
+   * @throws Qcow2Error `ERR_QCOW2_CONFLICT` for what the image cannot become, `ERR_QCOW2_LIMIT` when a refcount does not
+   * fit, `ERR_QCOW2_DATA_LOSS` for data past the new size; RangeError for options out of range; the signal's reason
+   */
+  amend(options: AmendOptions): Promise<void> {
+    return this.#alone(async () => {
+      if (options.size === undefined && options.version !== 2) this.#assertChangeable();
+      else this.#assertWritable();
+      this.#guest.image.committer.assertSound();
+      await amendImage(this.#guest, options, this.#opened.options.cacheBytes ?? defaultCacheBytes);
+    });
+  }
+
+  /**
+   * Makes one more secret open this image, which is encrypted with LUKS.
+   * @returns the key slot used
+   * @throws Qcow2Error `ERR_QCOW2_SECRET` when `unlock` opens nothing, `ERR_QCOW2_LIMIT` when all slots are in use,
+   * `ERR_QCOW2_CONFLICT` when the wanted one is
+   */
+  addKey(options: AddKeyOptions): Promise<number> {
+    return this.#alone(() => {
+      this.#assertChangeable();
+      return addKey(this.#guest.image, options);
+    });
+  }
+
+  /**
+   * Destroys keys of this image, which is encrypted with LUKS. A disk that is open stays unlocked.
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND` for an inactive slot, `ERR_QCOW2_SECRET` for a secret that opens none,
+   * `ERR_QCOW2_DATA_LOSS` for the last key unless forced
+   */
+  removeKey(options: RemoveKeyOptions): Promise<void> {
+    return this.#alone(() => {
+      this.#assertChangeable();
+      return removeKey(this.#guest.image, options);
+    });
   }
 
   /** Waits for what is under way, makes everything durable, marks the image clean and closes what this disk opened. */

@@ -9,7 +9,8 @@ export interface FirstCluster {
   /** Where the backing file name goes, is found by laying out. */
   readonly fields: Omit<HeaderValues, 'backingFileOffset' | 'backingFileSize'>;
   readonly extensions: readonly HeaderExtension[];
-  readonly backingFile: string | null;
+  /** As text or as the bytes an image has. */
+  readonly backingFile: string | Uint8Array | null;
 }
 
 /**
@@ -19,7 +20,7 @@ export interface FirstCluster {
 export function layoutFirstCluster({ fields, extensions, backingFile }: FirstCluster): Uint8Array {
   const cluster = new Uint8Array(2 ** fields.clusterBits);
   cluster.set(encodeHeader({ ...fields, backingFileOffset: 0, backingFileSize: 0 }));
-  const name = backingFile === null ? null : encodeName(backingFile);
+  const name = typeof backingFile === 'string' ? encodeName(backingFile) : backingFile;
   placeExtensions(cluster, fields.headerLength, extensions, name);
   return cluster;
 }

@@ -1,0 +1,223 @@
+/**
+ * Changing what kind of image an image is: version, refcount width, lazy refcounts, data file, size. Every step but the
+ * last of each change only adds to the image, and the last is one write of the header, so a crash leaves the image as it
+ * was or as it is to be; at worst clusters leak.
+ */
+import { outOfRange, Qcow2Error } from '../errors.js';
+import { hasFeature, noFeatures, withFeature, type FeatureFields } from '../format/features.js';
+import { changedBytes, layoutFirstCluster, replaceExtensions } from '../format/first-cluster.js';
+import { dataFileExtension, extensionTypes } from '../format/header-extensions.js';
+import { headerLengthV2, headerLengthV3 } from '../format/header-fields.js';
+import type { Header } from '../format/header.js';
+import { withFullExtraData } from '../format/snapshot-table.js';
+import { toBytes } from '../format/units.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { Image, readHeader } from '../metadata/image.js';
+import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
+import { makeGuest } from '../open.js';
+import { readExactly } from '../storage/storage.js';
+import type { Op } from '../disk.js';
+import { expandZeroClusters } from './expand-zero-clusters.js';
+import { changeRefcountWidth } from './refcount-width.js';
+import { resizeGuest } from './resize.js';
+
+export interface AmendOptions extends Op {
+  /** 2 needs refcounts of 16 bits, and neither bitmaps, snapshots nor anything else that only version 3 has. */
+  version?: 2 | 3;
+  /** 1, 2, 4, 8, 16, 32 or 64. */
+  refcountBits?: number;
+  lazyRefcounts?: boolean;
+  /** The name of the external data file, for an image that has one. */
+  dataFile?: string;
+  /** `false` allows the external data file to mean nothing without the image. It cannot be set again. */
+  dataFileRaw?: false;
+  /** Virtual size, bytes; as with `resize`, no data may be past it. */
+  size?: number | bigint;
+}
+
+const refcountWidths = [1, 2, 4, 8, 16, 32, 64];
+
+/**
+ * Amends an image. Nobody else changes it meanwhile, and the caller holds no lock.
+ * @param cacheBytes for the tables, when they are opened again
+ * @throws Qcow2Error `ERR_QCOW2_CONFLICT` for what does not go together, before anything is changed;
+ * `ERR_QCOW2_LIMIT` when a refcount is too large for the new width
+ */
+export async function amendImage(
+  guest: GuestImage,
+  options: AmendOptions,
+  cacheBytes: number,
+): Promise<void> {
+  refuseConflicts(guest.image.header, options);
+  const size = options.size === undefined ? undefined : toBytes('size', options.size);
+  const { version, refcountBits, lazyRefcounts } = options;
+  options.signal?.throwIfAborted();
+  const steps: ((image: Image) => Promise<void>)[] = [];
+  if (version === 3) steps.push(upgrade);
+  steps.push((image) => changeFields(image, options));
+  if (refcountBits !== undefined) {
+    steps.push((image) => changeRefcountWidth(image, Math.log2(refcountBits), options.signal));
+  }
+  if (lazyRefcounts !== undefined) steps.push((image) => setLazyRefcounts(image, lazyRefcounts));
+  for (const step of steps) {
+    options.signal?.throwIfAborted();
+    await withFreshTables(guest, cacheBytes, step);
+  }
+  if (version === 2 && guest.image.header.version !== 2) {
+    await expandZeroClusters(guest, options.signal);
+    await withFreshTables(guest, cacheBytes, downgrade);
+  }
+  if (size !== undefined) await resizeGuest(guest, size, {});
+}
+
+/** Lets a step change the image file while nothing of it is in memory only, and then opens the tables again. */
+async function withFreshTables(
+  guest: GuestImage,
+  cacheBytes: number,
+  step: (image: Image) => Promise<void>,
+): Promise<void> {
+  const unlock = await guest.locks.exclusive(0, Infinity);
+  try {
+    const { image, locks, backing, cipher } = guest;
+    await image.committer.settle();
+    await guest.bitmaps.save();
+    await image.committer.settle();
+    await image.markClean();
+    await step(image);
+    const { storage } = image;
+    const dataStorage = image.hasDataFile ? image.dataStorage : null;
+    const header = await readHeader(storage, false);
+    const fresh = await Image.open(storage, dataStorage, header, {
+      writable: true,
+      forRepair: false,
+      cacheBytes,
+    });
+    Object.assign(guest, { ...makeGuest(fresh, backing, cipher), locks });
+  } finally {
+    unlock();
+  }
+}
+
+function refuseConflicts(header: Header, options: AmendOptions): void {
+  const { refcountBits = header.geometry.refcountBits, lazyRefcounts, dataFile, dataFileRaw } = options;
+  const version = options.version ?? header.version;
+  if (!refcountWidths.includes(refcountBits)) {
+    throw outOfRange('refcountBits', `one of ${refcountWidths.join(', ')}`, refcountBits);
+  }
+  // JavaScript callers may pass anything.
+  if (![2, 3].includes(version)) throw outOfRange('version', '2 or 3', version);
+  if (version === 2 && refcountBits !== 16) {
+    throw conflict('refcounts of other widths than 16 bits need version 3', 'refcount_order');
+  }
+  if (version === 2 && lazyRefcounts === true)
+    throw conflict('lazy refcounts need version 3', 'lazy refcounts');
+  if ((dataFile !== undefined || dataFileRaw !== undefined) && !hasFeature(header, 'externalData')) {
+    throw conflict(
+      'the image has no external data file, and cannot get one afterwards',
+      'external data file',
+    );
+  }
+  if ((dataFileRaw as boolean | undefined) === true) {
+    throw conflict('a data file cannot be made raw afterwards', 'raw external data');
+  }
+  if (version === 3 || header.version === 2) return;
+  const incompatible = withFeature(header, 'dirty', false).incompatible;
+  if (incompatible !== 0n) {
+    throw conflict(
+      `the image uses features of version 3 (0x${incompatible.toString(16)})`,
+      'incompatible_features',
+    );
+  }
+  if (header.bitmaps !== null) throw conflict('version 2 has no bitmaps; remove them first', 'bitmaps');
+  if (header.nbSnapshots > 0) {
+    throw conflict('snapshots may hold what version 2 cannot express; delete them first', 'snapshots');
+  }
+}
+
+function conflict(message: string, feature: string): Qcow2Error {
+  return new Qcow2Error('ERR_QCOW2_CONFLICT', `The image cannot be amended: ${message}`, { feature });
+}
+
+/** Version 2 to 3. Snapshots get the fields that version 3 demands first; version 2 allows them. */
+async function upgrade(image: Image): Promise<void> {
+  if (image.header.version === 3) return;
+  const entries = await readSnapshotTable(image);
+  if (entries.length > 0) {
+    await replaceSnapshotTable(
+      image,
+      entries,
+      entries.map((entry) => withFullExtraData(entry, image.header.size)),
+    );
+    await image.committer.settle();
+  }
+  await writeVersion(image, 3, noFeatures);
+}
+
+/** Version 3 to 2, of an image that uses nothing of version 3 any more. */
+async function downgrade(image: Image): Promise<void> {
+  await writeVersion(image, 2, noFeatures);
+}
+
+async function writeVersion(image: Image, version: 2 | 3, features: FeatureFields): Promise<void> {
+  const { header } = image;
+  const before = await readFirstCluster(image);
+  const headerLength = version === 2 ? headerLengthV2 : headerLengthV3;
+  const { featureNames, bitmaps } = extensionTypes;
+  const extensions = header.extensions.filter(
+    ({ type }) => version === 3 || (type !== featureNames && type !== bitmaps),
+  );
+  const { backingFileOffset: start, backingFileSize: length } = header;
+  const after = layoutFirstCluster({
+    fields: {
+      ...header,
+      ...features,
+      version,
+      headerLength,
+      unknownFields: new Uint8Array(Math.max(0, headerLength - 105)),
+    },
+    extensions,
+    // The name keeps its bytes, be they UTF-8 or not.
+    backingFile: header.backingFile === null ? null : before.slice(start, start + length),
+  });
+  await writeChanged(image, before, after);
+}
+
+/** The name of the data file, and whether it is raw. */
+async function changeFields(image: Image, { dataFile, dataFileRaw }: AmendOptions): Promise<void> {
+  if (dataFile !== undefined) {
+    const { header } = image;
+    const before = await readFirstCluster(image);
+    const others = header.extensions.filter(({ type }) => type !== extensionTypes.dataFile);
+    const extensions = dataFile === '' ? others : [...others, dataFileExtension(dataFile)];
+    await writeChanged(image, before, replaceExtensions(before, header, extensions));
+  }
+  if (dataFileRaw === undefined) return;
+  await image.patchHeader({ autoclear: withFeature(image.header, 'rawExternal', dataFileRaw).autoclear });
+  await image.committer.barrier();
+}
+
+async function setLazyRefcounts(image: Image, on: boolean): Promise<void> {
+  if (hasFeature(image.header, 'lazyRefcounts') === on) return;
+  await image.patchHeader({ compatible: withFeature(image.header, 'lazyRefcounts', on).compatible });
+  await image.committer.barrier();
+}
+
+async function readFirstCluster({ header, storage }: Image): Promise<Uint8Array> {
+  const cluster = new Uint8Array(header.geometry.clusterSize);
+  await readExactly(storage, cluster, 0, 'the header');
+  return cluster;
+}
+
+async function writeChanged(
+  { storage, committer }: Image,
+  before: Uint8Array,
+  after: Uint8Array,
+): Promise<void> {
+  const changed = changedBytes(before, after);
+  if (changed === null) return;
+  await committer.exclusive(async () => {
+    await committer.barrier();
+    await storage.write(changed.bytes, changed.offset);
+    await committer.barrier();
+  });
+}
