@@ -1,6 +1,6 @@
 /** Counting everything an image refers to: header, tables, data, snapshots, bitmaps, encryption header. */
 import { minSnapshotEntrySize, type SnapshotEntry } from '../format/snapshot-table.js';
-import { maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
+import { l1EntriesFor, maxL1TableBytes, tableEntrySize } from '../format/geometry.js';
 import { hex, quote } from '../format/text.js';
 import { alignUp } from '../format/units.js';
 import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
@@ -86,6 +86,18 @@ async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): 
       severity: 'corruption',
       where: name,
       message: `The entry of ${name} lacks the size of its disk, which version 3 demands`,
+    });
+  }
+  const needed = l1EntriesFor(snapshot.diskSize ?? 0, image.geometry);
+  if (l1Size < needed) {
+    findings.add({
+      kind: 'snapshot',
+      severity: 'corruption',
+      where: name,
+      offset: l1TableOffset,
+      expected: needed,
+      found: l1Size,
+      message: `${what} has ${l1Size} entries, but its disk needs ${needed}`,
     });
   }
   const length = l1Size * tableEntrySize;

@@ -42,4 +42,21 @@ describe('found by the fuzzer', () => {
     expect(await disk.snapshots.list()).toHaveLength(1);
     await disk.close();
   });
+
+  it('a snapshot whose L1 table is too small for its disk does not check clean', async () => {
+    const image = standard();
+    const [l1, table] = [image.add(), image.add()];
+    const entry = image.offsetOf(table);
+    image
+      .u64(entry, image.offsetOf(l1))
+      .u32(entry + 8, 2)
+      .u32(entry + 36, 16);
+    image.u64(entry + 48, 2 ** 40);
+    image.u32(at.nbSnapshots, 1).u64(at.snapshotsOffset, entry);
+    const disk = await open(new MemoryStorage(image.bytes));
+    const { corruptions, findings } = await disk.check();
+    expect(corruptions).toBe(1);
+    expect(findings).toMatchObject([{ kind: 'snapshot', expected: 2 ** 40 / image.coverage, found: 2 }]);
+    await disk.close();
+  });
 });
