@@ -1,10 +1,10 @@
 /** Opening an image and all that it stands on: data file, secret, backing chain. */
-import { quote } from './format/text.js';
 import type { Disk } from './disk.js';
 import { Qcow2Error } from './errors.js';
 import { hasFeature } from './format/features.js';
 import type { Header } from './format/header.js';
 import { maxLuksAreaBytes } from './format/luks.js';
+import { quote } from './format/text.js';
 import { CompressedSpace } from './io/compressed-space.js';
 import { DecodedClusters } from './io/decoded-clusters.js';
 import { legacyAesCipher } from './io/encryption/legacy-aes.js';
@@ -262,7 +262,7 @@ export async function openBackingFile(
   try {
     // Looked at again: the name may stand for something else by now.
     refuseIdentity(below.storage.identity, identities, 'backing file', storage);
-    const found = format ?? (await probeFormat(below.storage));
+    const found = format ?? (await guessBackingFormat(storage, below.storage));
     const inherited = optionsForBacking(options);
     let disk: Disk;
     if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
@@ -301,6 +301,17 @@ function refuseIdentity(
     `The ${what} of ${storage.name} is that image itself or one that stands on it`,
     { feature: what },
   );
+}
+
+/** What a guest wrote at the start of a raw backing file could make it pass for qcow2, so guessing is told. */
+async function guessBackingFormat(storage: Storage, below: Storage): Promise<ImageFormat> {
+  const format = await probeFormat(below);
+  process.emitWarning(
+    `${quote(storage.name)} does not tell the format of its backing file ${quote(below.name)}, which looks like ` +
+      `${format}. Set it (qemu-img rebase -u -F ${format} ...), or open the image with a resolve function`,
+    { type: 'Qcow2Warning', code: 'QCOW2_BACKING_FORMAT' },
+  );
+  return format;
 }
 
 /** A backing file is only read, whatever happens to the image on top of it. */

@@ -118,11 +118,16 @@ export class Allocator {
     }
     const missing = this.#refcounts.missingBlocks(first, first + count);
     this.#checked(place, missing.length);
-    missing.forEach((index, i) => {
-      this.#refcounts.addBlock(index, place + i);
-      this.#reserved.addTable(hostOffset((place + i) * this.#geometry.clusterSize));
+    // What cannot be read is to fail before anything changes.
+    for (let i = 0; i < missing.length; i++) await this.#refcounts.get(place + i);
+    // Between a block's entry and its own refcount there is a read where that refcount is in another block.
+    await this.#committer.undisturbed(async () => {
+      missing.forEach((index, i) => {
+        this.#refcounts.addBlock(index, place + i);
+        this.#reserved.addTable(hostOffset((place + i) * this.#geometry.clusterSize));
+      });
+      await this.#refcounts.set(place, missing.length, 1);
     });
-    await this.#refcounts.set(place, missing.length, 1);
   }
 
   /**

@@ -123,6 +123,11 @@ export class Committer {
     });
   }
 
+  /** Runs `work` while no commit can begin, so that none sees it half done. `work` must be short and allocate nothing. */
+  undisturbed<T>(work: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(work);
+  }
+
   /** Writes everything, late refcounts and freed clusters included, so that the image is clean. */
   settle(): Promise<void> {
     return this.#mutex.run(async () => {
@@ -238,17 +243,15 @@ export class Committer {
 
   /** Nothing durable refers to these clusters any more. Holes are punched while the refcount still keeps others away. */
   async #free(runs: readonly FreeRun[]): Promise<void> {
-    const { storage, refcounts, reserved, geometry } = this.#parts;
-    const { clusterSize } = geometry;
-    for (const { first, count, punch } of runs) {
-      for (const listener of this.#freeingListeners) listener(first, count);
-      // Those that lose their last reference.
-      for (const run of await refcounts.runsWith(first, count, 1)) {
-        reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
-        if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
+    const { storage, refcounts } = this.#parts;
+    for (const [index, run] of runs.entries()) {
+      try {
+        await this.#freeRun(run);
+      } catch (error) {
+        // Nobody can tell how much of this run was done: at worst it leaks.
+        this.#frees.putBack(runs.slice(index + 1));
+        throw error;
       }
-      await refcounts.add(first, count, -1);
-      for (const listener of this.#freedListeners) listener(first, count);
     }
     if (runs.length === 0 || this.#parts.markDirty !== undefined) return;
     const pieces = refcounts.cache.takeDirty();
@@ -259,6 +262,19 @@ export class Committer {
       refcounts.cache.putBack(pieces);
       throw error;
     }
+  }
+
+  async #freeRun({ first, count, punch }: FreeRun): Promise<void> {
+    const { storage, refcounts, reserved, geometry } = this.#parts;
+    const { clusterSize } = geometry;
+    for (const listener of this.#freeingListeners) listener(first, count);
+    // Those that lose their last reference.
+    for (const run of await refcounts.runsWith(first, count, 1)) {
+      reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
+      if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
+    }
+    await refcounts.add(first, count, -1);
+    for (const listener of this.#freedListeners) listener(first, count);
   }
 }
 

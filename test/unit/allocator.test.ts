@@ -121,6 +121,10 @@ describe('allocating', () => {
     const { image } = await newImage(64, new Random(9));
     const { allocator, committer } = image;
     const taken = new Set<number>((await countsOf(image)).map(([cluster]) => cluster));
+    // A refcount table that moved leaves its old place, which may be given out then.
+    committer.onFreed((first, count) => {
+      for (let cluster = first; cluster < first + count; cluster += 1) taken.delete(cluster);
+    });
     const take = (first: number, count: number): void => {
       for (let cluster = first; cluster < first + count; cluster += 1) {
         expect(taken.has(cluster)).toBe(false);

@@ -184,3 +184,26 @@ describe('an overlay', () => {
     expect((await qemuContent(top())).equals(expected)).toBe(true);
   });
 });
+
+describe('a backing file whose format the image does not tell', () => {
+  it('is opened by its first bytes, with a warning that names both files', async () => {
+    const disk = await create(inDirectory('base.qcow2'), MiB);
+    await disk.write(pattern(9, 1000), 5000);
+    await disk.close();
+    await (await create(top(), MiB, { backing: { name: 'base.qcow2', unchecked: true } })).close();
+    const warnings: (Error & { code?: string })[] = [];
+    const note = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', note);
+    try {
+      const overlay = await open(top(), { resolve: 'any' });
+      expect((await contentOf(overlay)).subarray(5000, 6000)).toEqual(pattern(9, 1000));
+      await overlay.close();
+      await new Promise((resolve) => setImmediate(resolve));
+    } finally {
+      process.off('warning', note);
+    }
+    expect(warnings.map(({ code }) => code)).toEqual(['QCOW2_BACKING_FORMAT']);
+    expect(warnings[0]?.message).toContain('base.qcow2');
+    expect(warnings[0]?.message).toContain('top.qcow2');
+  });
+});
