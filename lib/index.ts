@@ -1,5 +1,7 @@
 /** The public face of the package. Start at {@link open} and {@link create}. */
-export { create, open, openChain, openDisk, Qcow2, type ChainLayer, type WriteOptions } from './qcow2.js';
+export { openChain, type ChainLayer } from './chain.js';
+export { create } from './create.js';
+export { open, openDisk, Qcow2, type WriteOptions } from './qcow2.js';
 export type {
   ByteRange,
   Disk,

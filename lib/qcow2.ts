@@ -1,31 +1,26 @@
-/** open(), create() and class Qcow2: wires the parts together and owns their lifetime. */
+/** open() and class Qcow2: wires the parts together and owns their lifetime. */
 import type { Readable } from 'node:stream';
-import { dirname, resolve as resolvePath } from 'node:path';
 import { debuglog } from 'node:util';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
-import { invalidArgType, invalidArgValue, Qcow2Error } from './errors.js';
+import { invalidArgType, Qcow2Error } from './errors.js';
 import { hasFeature } from './format/features.js';
 import type { Header } from './format/header.js';
 import { guestOffset, toBytes } from './format/units.js';
 import { writeCompressed } from './io/compressed-write.js';
-import { Busy } from './io/busy.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
 import { guestExtents } from './io/extents.js';
+import { Gate } from './io/gate.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
 import { readGuest } from './io/read.js';
 import { writeGuest } from './io/write.js';
 import { zeroGuest } from './io/zero.js';
-import { Image, readHeader } from './metadata/image.js';
-import { Mutex } from './metadata/mutex.js';
 import {
   closeAll,
   defaultCacheBytes,
-  lockedData,
   makeGuest,
   openAnyDisk,
   openBackingFile,
-  openLayer,
   openImage,
   readLuksArea,
 } from './open.js';
@@ -33,14 +28,6 @@ import type { Below, ChainContext, Opened } from './open.js';
 import { amendImage, type AmendOptions } from './operations/amend.js';
 import { addKey, removeKey, type AddKeyOptions, type RemoveKeyOptions } from './operations/amend-keys.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
-import {
-  planLayout,
-  refuseUnfitting,
-  writeEmptyImage,
-  writeEncryption,
-  writeFinalHeader,
-  type Layout,
-} from './operations/create.js';
 import { commitDown, type CommitOptions } from './operations/commit.js';
 import {
   checkBackingName,
@@ -54,11 +41,9 @@ import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
 import { checkGuest, rebuildGuestRefcounts, repairDirtyImage } from './operations/repair.js';
 import { resizeGuest, type ResizeOptions } from './operations/resize.js';
-import type { CreateOptions, ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
+import type { ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
 import { Snapshots } from './operations/snapshots.js';
-import { identityOf, openSource, pathOf, type OpenedSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
-import type { Storage } from './storage/storage.js';
 
 const log = debuglog('qcow2');
 
@@ -67,8 +52,8 @@ export interface WriteOptions extends Op {
   compress?: boolean | number;
 }
 
-/** How an image opens what it stands on: with this module's own disks. */
-const chain: ChainContext = {
+/** @internal How an image opens what it stands on: with this module's own disks. */
+export const chain: ChainContext = {
   identities: [],
   makeDisk: (opened) => new Qcow2(opened),
 };
@@ -94,108 +79,6 @@ async function prepared(disk: Qcow2, { mode, forRepair }: OpenOptions): Promise<
   }
 }
 
-/**
- * Makes a new image of `size` bytes in place of whatever the target holds, and opens it for writing.
- * @throws TypeError, RangeError, Qcow2Error `ERR_QCOW2_CONFLICT` for options; `ERR_QCOW2_LIMIT` when the disk is too large
- * for its cluster size; `ERR_QCOW2_REFERENCE` when the backing file cannot be opened
- */
-export async function create(
-  target: Source,
-  size: number | bigint,
-  options: CreateOptions = {},
-): Promise<Qcow2> {
-  const layout = planLayout(options);
-  const bytes = toBytes('size', size);
-  refuseUnfitting(layout, bytes);
-  const owned: { close: () => Promise<void> }[] = [];
-  const { lock = true, cacheBytes = defaultCacheBytes, backing, dataFile } = options;
-  await refuseUnusableReferences(target, options);
-  try {
-    const image = await openSource(target, { mode: 'create', lock });
-    if (image.owned) owned.push(image.storage);
-    const data = dataFile === undefined ? null : await createDataFile(dataFile, image.storage.path, lock);
-    if (data?.owned === true) owned.push(data.storage);
-    await writeNewImage(image.storage, data?.storage ?? null, layout, bytes, cacheBytes);
-    const opened = await openImage(
-      image.storage,
-      {
-        mode: 'r+',
-        cacheBytes,
-        lock,
-        resolve: ownReferences(image.storage.path, options),
-        backing: backing?.unchecked === true ? 'none' : 'full',
-        ...(data === null ? {} : { dataFile: data.storage }),
-        ...(options.encryption === undefined ? {} : { secret: options.encryption.secret }),
-      },
-      chain,
-    );
-    return new Qcow2({ ...opened, owned: [...owned, ...opened.owned] });
-  } catch (error) {
-    await closeAll(owned);
-    throw error;
-  }
-}
-
-async function writeNewImage(
-  storage: Storage,
-  dataStorage: Storage | null,
-  layout: Layout,
-  size: number,
-  cacheBytes: number,
-): Promise<void> {
-  await writeEmptyImage(storage, layout);
-  const header = await readHeader(storage, false);
-  const image = await Image.open(storage, dataStorage, header, {
-    writable: true,
-    forRepair: false,
-    cacheBytes,
-  });
-  const encryption = await writeEncryption(image, layout);
-  const cipher = encryption === null ? null : lockedData('host');
-  await resizeGuest(makeGuest(image, null, cipher), size, { preallocation: layout.preallocation });
-  if (dataStorage !== null && (await dataStorage.size()) < size) await dataStorage.truncate(size);
-  await writeFinalHeader(image, layout, encryption);
-}
-
-/** Refuses what the new image cannot stand on before the target is emptied. */
-async function refuseUnusableReferences(target: Source, { backing, dataFile }: CreateOptions): Promise<void> {
-  const path = pathOf(target);
-  const sources: Source[] = dataFile === undefined ? [] : [dataFileSource(dataFile, path)];
-  if (backing !== undefined && backing.unchecked !== true) {
-    const reference = { kind: 'backing', format: null, from: path ?? null, ...backing } as const;
-    sources.push(await resolveReference(reference, 'any'));
-  }
-  const identity = await identityOf(target);
-  if (identity === undefined) return;
-  for (const source of sources) {
-    if ((await identityOf(source)) !== identity) continue;
-    throw new Qcow2Error('ERR_QCOW2_REFERENCE', 'An image cannot be its own backing file or data file', {
-      feature: 'options',
-    });
-  }
-}
-
-function createDataFile(
-  dataFile: NonNullable<CreateOptions['dataFile']>,
-  imagePath: string | undefined,
-  lock: boolean,
-): Promise<OpenedSource> {
-  return openSource(dataFileSource(dataFile, imagePath), { mode: 'create', lock });
-}
-
-function dataFileSource(
-  { name, source }: NonNullable<CreateOptions['dataFile']>,
-  imagePath: string | undefined,
-): Source {
-  const base = imagePath === undefined ? process.cwd() : dirname(imagePath);
-  return source ?? resolvePath(base, name);
-}
-
-/** What the caller names for a new image may be opened; what those files name is up to the caller's policy. */
-function ownReferences(path: string | undefined, { resolve = 'deny' }: CreateOptions): ResolvePolicy {
-  return (reference) => resolveReference(reference, reference.from === (path ?? null) ? 'any' : resolve);
-}
-
 /** Opens an image of either format as a disk; without `format` its first bytes tell. */
 export async function openDisk(
   source: Source,
@@ -204,41 +87,6 @@ export async function openDisk(
   const opened = await openAnyDisk(source, options.format, options, chain);
   if (opened.disk instanceof Qcow2) await prepared(opened.disk, options);
   return opened;
-}
-
-/** One image of a {@link chain}. */
-export interface ChainLayer extends Pick<OpenOptions, 'dataFile' | 'secret'> {
-  source: Source;
-  /** Without it the first bytes tell. */
-  format?: ImageFormat;
-}
-
-/**
- * Opens images as one disk, read-only, each on the one before it, whatever backing files they name themselves. Converting
- * it gives one image with the content of all.
- * @param layers the base first, the image whose size and content the disk has last
- * @throws as `open`; TypeError without layers; Qcow2Error `ERR_QCOW2_CONFLICT` for a raw image on another one
- */
-export async function openChain(
-  layers: readonly (Source | ChainLayer)[],
-  options: Pick<OpenOptions, 'resolve' | 'cacheBytes' | 'lock' | 'secret'> = {},
-): Promise<Disk> {
-  let disk: Disk | null = null;
-  for (const layer of layers) {
-    const { source, format, ...own } = isChainLayer(layer) ? layer : { source: layer };
-    try {
-      disk = await openLayer(source, format, { ...options, ...own }, chain, disk);
-    } catch (error) {
-      await disk?.close();
-      throw error;
-    }
-  }
-  if (disk === null) throw invalidArgValue('layers', 'must have at least one image', layers);
-  return disk;
-}
-
-function isChainLayer(layer: Source | ChainLayer): layer is ChainLayer {
-  return typeof layer === 'object' && 'source' in layer;
 }
 
 /** Opens a backing file once more, as it was opened first but perhaps for writing. */
@@ -251,11 +99,7 @@ async function openBelow(below: Below, mode: 'r' | 'r+'): Promise<Qcow2 | RawDis
 export class Qcow2 implements WritableDisk {
   readonly #guest: GuestImage;
   readonly #opened: Opened;
-  readonly #busy = new Busy();
-  readonly #changes = new Busy();
-  readonly #jobs = new Mutex();
-  /** While a job that must be the only one to change the image runs: until then. */
-  #held: Promise<void> | undefined;
+  readonly #gate = new Gate();
   /** The persistent bitmaps of the image. */
   readonly bitmaps: Bitmaps;
   /** The internal snapshots of the image. */
@@ -295,7 +139,7 @@ export class Qcow2 implements WritableDisk {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
-    return this.#busy.during(() => this.#read(buffer, position, op));
+    return this.#gate.during(() => this.#read(buffer, position, op));
   }
 
   async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
@@ -348,7 +192,7 @@ export class Qcow2 implements WritableDisk {
 
   /** Resolves once everything written before the call is durable. */
   async flush(): Promise<void> {
-    await this.#busy.during(async () => {
+    await this.#gate.during(async () => {
       this.#assertOpen();
       if (this.#guest.image.writable) await this.#guest.image.committer.flush();
     });
@@ -373,7 +217,7 @@ export class Qcow2 implements WritableDisk {
   }
 
   info(): Promise<ImageInfo> {
-    return this.#busy.during(() => {
+    return this.#gate.during(() => {
       this.#assertOpen();
       return gatherInfo(this.#guest.image, readLuksArea);
     });
@@ -392,7 +236,7 @@ export class Qcow2 implements WritableDisk {
       return checkGuest(this.#guest, options);
     };
     // Bitmaps and snapshots change under no lock of guest ranges.
-    return this.#guest.image.writable ? this.#alone(job) : this.#busy.during(job);
+    return this.#guest.image.writable ? this.#gate.alone(job) : this.#gate.during(job);
   }
 
   /**
@@ -401,7 +245,7 @@ export class Qcow2 implements WritableDisk {
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when not everything that refers to clusters can be read: nothing is changed then
    */
   rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
-    return this.#alone(async () => {
+    return this.#gate.alone(async () => {
       this.#assertOpen();
       await rebuildGuestRefcounts(this.#guest, options);
     });
@@ -413,7 +257,7 @@ export class Qcow2 implements WritableDisk {
    */
   async resize(size: number | bigint, options: ResizeOptions = {}): Promise<void> {
     const bytes = toBytes('size', size);
-    await this.#changing(async () => {
+    await this.#gate.changing(async () => {
       this.#assertWritable();
       await resizeGuest(this.#guest, bytes, options);
     });
@@ -428,7 +272,7 @@ export class Qcow2 implements WritableDisk {
    * below; RangeError when there is no file that far down; the signal's reason
    */
   commit(options: CommitOptions = {}): Promise<void> {
-    return this.#alone(async () => {
+    return this.#gate.alone(async () => {
       this.#assertWritable();
       this.#guest.image.committer.assertSound();
       await commitDown(this, this.#layers(), options, openBelow);
@@ -445,7 +289,7 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_LIMIT` when its name does not fit into the header, `ERR_QCOW2_CONFLICT`; the signal's reason
    */
   rebase(to: BackingName | null, options: RebaseOptions = {}): Promise<void> {
-    return this.#alone(async () => {
+    return this.#gate.alone(async () => {
       const isSafe = options.mode !== 'unsafe';
       if (isSafe) this.#assertWritable();
       else this.#assertChangeable();
@@ -491,7 +335,7 @@ export class Qcow2 implements WritableDisk {
    * fit, `ERR_QCOW2_DATA_LOSS` for data past the new size; RangeError for options out of range; the signal's reason
    */
   amend(options: AmendOptions): Promise<void> {
-    return this.#alone(async () => {
+    return this.#gate.alone(async () => {
       if (options.size === undefined && options.version !== 2) this.#assertChangeable();
       else this.#assertWritable();
       this.#guest.image.committer.assertSound();
@@ -506,7 +350,7 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_CONFLICT` when the wanted one is
    */
   addKey(options: AddKeyOptions): Promise<number> {
-    return this.#alone(() => {
+    return this.#gate.alone(() => {
       this.#assertChangeable();
       return addKey(this.#guest.image, options);
     });
@@ -518,7 +362,7 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_DATA_LOSS` for the last key unless forced
    */
   removeKey(options: RemoveKeyOptions): Promise<void> {
-    return this.#alone(() => {
+    return this.#gate.alone(() => {
       this.#assertChangeable();
       return removeKey(this.#guest.image, options);
     });
@@ -548,7 +392,7 @@ export class Qcow2 implements WritableDisk {
 
   async #close(): Promise<void> {
     const { image } = this.#guest;
-    await this.#busy.idle();
+    await this.#gate.idle();
     await this.snapshots.closeAll();
     try {
       if (image.writable) {
@@ -569,7 +413,7 @@ export class Qcow2 implements WritableDisk {
     { signal }: Op,
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
-    return this.#changing(async () => {
+    return this.#gate.changing(async () => {
       this.#assertWritable();
       const { start, end } = checkRange(this.size, position, length);
       signal?.throwIfAborted();
@@ -578,31 +422,6 @@ export class Qcow2 implements WritableDisk {
       await this.#guest.image.committer.relieve();
       await work(start, end);
     });
-  }
-
-  /** Runs what changes the image, once no job holds changes back. */
-  #changing<T>(work: () => Promise<T>): Promise<T> {
-    return this.#busy.during(async () => {
-      while (this.#held !== undefined) await this.#held;
-      return this.#changes.during(work);
-    });
-  }
-
-  /** Runs a job that must be the only one to change the image: changes under way end first, new ones wait. */
-  #alone<T>(job: () => Promise<T>): Promise<T> {
-    return this.#busy.during(() =>
-      this.#jobs.run(async () => {
-        let release: () => void = () => undefined;
-        this.#held = new Promise((resolve) => (release = resolve));
-        try {
-          await this.#changes.idle();
-          return await job();
-        } finally {
-          this.#held = undefined;
-          release();
-        }
-      }),
-    );
   }
 
   /** The images of the chain from this one down, up to the first that is none. */
@@ -621,12 +440,12 @@ export class Qcow2 implements WritableDisk {
   #access(): Access {
     return {
       read: (job) =>
-        this.#busy.during(() => {
+        this.#gate.during(() => {
           this.#assertOpen();
           return job();
         }),
       change: (job) =>
-        this.#changing(async () => {
+        this.#gate.changing(async () => {
           this.#assertChangeable();
           this.#guest.image.committer.assertSound();
           return job();
