@@ -262,7 +262,7 @@ export async function openBackingFile(
   try {
     // Looked at again: the name may stand for something else by now.
     refuseIdentity(below.storage.identity, identities, 'backing file', storage);
-    const found = format ?? (await guessBackingFormat(storage, below.storage));
+    const found = format ?? (await guessBackingFormat(storage, below.storage, options.resolve));
     const inherited = optionsForBacking(options);
     let disk: Disk;
     if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
@@ -303,9 +303,17 @@ function refuseIdentity(
   );
 }
 
-/** What a guest wrote at the start of a raw backing file could make it pass for qcow2, so guessing is told. */
-async function guessBackingFormat(storage: Storage, below: Storage): Promise<ImageFormat> {
+/**
+ * What a guest wrote at the start of a raw backing file could make it pass for qcow2, so guessing is told, except to who
+ * decides over each reference.
+ */
+async function guessBackingFormat(
+  storage: Storage,
+  below: Storage,
+  policy: OpenOptions['resolve'],
+): Promise<ImageFormat> {
   const format = await probeFormat(below);
+  if (typeof policy === 'function') return format;
   process.emitWarning(
     `${quote(storage.name)} does not tell the format of its backing file ${quote(below.name)}, which looks like ` +
       `${format}. Set it (qemu-img rebase -u -F ${format} ...), or open the image with a resolve function`,

@@ -22,8 +22,6 @@ const program =
   basename(process.argv[1] ?? '').replace(/\.(js|exe)$/, '') === 'qemu-img' ? 'qemu-img' : 'qcow2';
 
 async function main(words: readonly string[]): Promise<number> {
-  // The library's warnings are for programs that embed it; qemu-img says nothing in these cases.
-  process.removeAllListeners('warning');
   const out = new Output();
   const complain = (message: string): void => say(`${program}: ${message}\n`);
   const context = { program, out, complain };
