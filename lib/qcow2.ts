@@ -139,11 +139,10 @@ export class Qcow2 implements WritableDisk {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
-    return this.#gate.during(() => this.#read(buffer, position, op));
+    return this.#during(() => this.#read(buffer, position, op));
   }
 
   async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
-    this.#assertOpen();
     assertBytes('buffer', buffer);
     const { start, end } = checkRange(this.size, position, buffer.length);
     op.signal?.throwIfAborted();
@@ -192,8 +191,7 @@ export class Qcow2 implements WritableDisk {
 
   /** Resolves once everything written before the call is durable. */
   async flush(): Promise<void> {
-    await this.#gate.during(async () => {
-      this.#assertOpen();
+    await this.#during(async () => {
       if (this.#guest.image.writable) await this.#guest.image.committer.flush();
     });
   }
@@ -217,10 +215,7 @@ export class Qcow2 implements WritableDisk {
   }
 
   info(): Promise<ImageInfo> {
-    return this.#gate.during(() => {
-      this.#assertOpen();
-      return gatherInfo(this.#guest.image, readLuksArea);
-    });
+    return this.#during(() => gatherInfo(this.#guest.image, readLuksArea));
   }
 
   /**
@@ -231,12 +226,9 @@ export class Qcow2 implements WritableDisk {
    * memoryLimit does not suffice; the signal's reason
    */
   check(options: CheckOptions = {}): Promise<CheckReport> {
-    const job = (): Promise<CheckReport> => {
-      this.#assertOpen();
-      return checkGuest(this.#guest, options);
-    };
+    const job = (): Promise<CheckReport> => checkGuest(this.#guest, options);
     // Bitmaps and snapshots change under no lock of guest ranges.
-    return this.#guest.image.writable ? this.#gate.alone(job) : this.#gate.during(job);
+    return this.#guest.image.writable ? this.#alone(job) : this.#during(job);
   }
 
   /**
@@ -245,8 +237,7 @@ export class Qcow2 implements WritableDisk {
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when not everything that refers to clusters can be read: nothing is changed then
    */
   rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
-    return this.#gate.alone(async () => {
-      this.#assertOpen();
+    return this.#alone(async () => {
       await rebuildGuestRefcounts(this.#guest, options);
     });
   }
@@ -257,7 +248,8 @@ export class Qcow2 implements WritableDisk {
    */
   async resize(size: number | bigint, options: ResizeOptions = {}): Promise<void> {
     const bytes = toBytes('size', size);
-    await this.#gate.changing(async () => {
+    // Nothing may be written while it is looked whether data would be lost, nor while the file's end moves.
+    await this.#alone(async () => {
       this.#assertWritable();
       await resizeGuest(this.#guest, bytes, options);
     });
@@ -272,8 +264,9 @@ export class Qcow2 implements WritableDisk {
    * below; RangeError when there is no file that far down; the signal's reason
    */
   commit(options: CommitOptions = {}): Promise<void> {
-    return this.#gate.alone(async () => {
+    return this.#alone(async () => {
       this.#assertWritable();
+      this.snapshots.refuseWhileOpen('a commit');
       this.#guest.image.committer.assertSound();
       await commitDown(this, this.#layers(), options, openBelow);
     });
@@ -289,8 +282,9 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_LIMIT` when its name does not fit into the header, `ERR_QCOW2_CONFLICT`; the signal's reason
    */
   rebase(to: BackingName | null, options: RebaseOptions = {}): Promise<void> {
-    return this.#gate.alone(async () => {
+    return this.#alone(async () => {
       const isSafe = options.mode !== 'unsafe';
+      this.snapshots.refuseWhileOpen('a rebase');
       if (isSafe) this.#assertWritable();
       else this.#assertChangeable();
       const { image } = this.#guest;
@@ -335,7 +329,7 @@ export class Qcow2 implements WritableDisk {
    * fit, `ERR_QCOW2_DATA_LOSS` for data past the new size; RangeError for options out of range; the signal's reason
    */
   amend(options: AmendOptions): Promise<void> {
-    return this.#gate.alone(async () => {
+    return this.#alone(async () => {
       if (options.size === undefined && options.version !== 2) this.#assertChangeable();
       else this.#assertWritable();
       this.#guest.image.committer.assertSound();
@@ -350,7 +344,7 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_CONFLICT` when the wanted one is
    */
   addKey(options: AddKeyOptions): Promise<number> {
-    return this.#gate.alone(() => {
+    return this.#alone(() => {
       this.#assertChangeable();
       return addKey(this.#guest.image, options);
     });
@@ -362,7 +356,7 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_DATA_LOSS` for the last key unless forced
    */
   removeKey(options: RemoveKeyOptions): Promise<void> {
-    return this.#gate.alone(() => {
+    return this.#alone(() => {
       this.#assertChangeable();
       return removeKey(this.#guest.image, options);
     });
@@ -413,7 +407,7 @@ export class Qcow2 implements WritableDisk {
     { signal }: Op,
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
-    return this.#gate.changing(async () => {
+    return this.#changing(async () => {
       this.#assertWritable();
       const { start, end } = checkRange(this.size, position, length);
       signal?.throwIfAborted();
@@ -422,6 +416,24 @@ export class Qcow2 implements WritableDisk {
       await this.#guest.image.committer.relieve();
       await work(start, end);
     });
+  }
+
+  /** Runs a request. What was begun before the disk is closed, {@link close} waits for. */
+  async #during<T>(work: () => Promise<T>): Promise<T> {
+    this.#assertOpen();
+    return this.#gate.during(work);
+  }
+
+  /** Runs a change beside others. */
+  async #changing<T>(work: () => Promise<T>): Promise<T> {
+    this.#assertOpen();
+    return this.#gate.changing(work);
+  }
+
+  /** Runs a job that must be the only one to change the image. */
+  async #alone<T>(job: () => Promise<T>): Promise<T> {
+    this.#assertOpen();
+    return this.#gate.alone(job);
   }
 
   /** The images of the chain from this one down, up to the first that is none. */
@@ -439,13 +451,10 @@ export class Qcow2 implements WritableDisk {
   /** How jobs that are defined elsewhere run on this disk. */
   #access(): Access {
     return {
-      read: (job) =>
-        this.#gate.during(() => {
-          this.#assertOpen();
-          return job();
-        }),
+      read: (job) => this.#during(job),
+      // What is written meanwhile would be in no bitmap, or in half a snapshot.
       change: (job) =>
-        this.#gate.changing(async () => {
+        this.#alone(async () => {
           this.#assertChangeable();
           this.#guest.image.committer.assertSound();
           return job();
@@ -473,7 +482,6 @@ export class Qcow2 implements WritableDisk {
 
   /** Refuses what changes the image. */
   #assertChangeable(): void {
-    this.#assertOpen();
     const { image } = this.#guest;
     if (!image.writable) {
       throw new Qcow2Error(

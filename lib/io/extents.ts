@@ -32,16 +32,17 @@ async function* layerExtents(
   layers: 'all' | 'self',
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Extent> {
-  const { mapping } = guest.image;
   for (let at = start; at < end;) {
     signal?.throwIfAborted();
     const from = guestOffset(at);
-    const table = mapping.nextTable(from, end);
-    const stop = table > from ? table : Math.min(end, mapping.sliceEnd(from));
+    // Asked for each time: some jobs put another mapping in its place.
+    const before = guest.image.mapping;
+    const table = before.nextTable(from, end);
+    const stop = table > from ? table : Math.min(end, before.sliceEnd(from));
     const unlock = await guest.locks.shared(at, stop);
     let runs: Run[];
     try {
-      runs = await mapping.collect(from, stop);
+      runs = await guest.image.mapping.collect(from, stop);
     } finally {
       unlock();
     }

@@ -136,7 +136,7 @@ export class Allocator {
    */
   async #growTable(clusters: number): Promise<void> {
     const { clusterSize, refcountBlockEntries, refcountOrder } = this.#geometry;
-    await this.#committer.exclusive(async () => {
+    await this.#committer.afterCommit(async () => {
       const first = this.#refcounts.capacity;
       const { tableClusters, blocks } = this.#planTable(first, clusters);
       this.#checked(first, tableClusters + blocks);
@@ -164,8 +164,10 @@ export class Allocator {
       await this.#committer.barrier();
       await this.#storage.write(table, offset);
       await this.#committer.barrier();
-      await this.#patchHeader({ refcountTableOffset: offset, refcountTableClusters: tableClusters });
-      await this.#committer.barrier();
+      await this.#committer.decisive(async () => {
+        await this.#patchHeader({ refcountTableOffset: offset, refcountTableClusters: tableClusters });
+        await this.#committer.barrier();
+      });
       this.#refcounts.replaceTable(table, offset);
       for (let i = 0; i < blocks; i++) this.#reserved.addTable(hostOffset((first + i) * clusterSize));
       this.#reserved.setArea('refcount table', offset, table.length);

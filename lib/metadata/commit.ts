@@ -108,19 +108,19 @@ export class Committer {
   }
 
   /**
-   * Commits everything, late refcounts too, then runs `work` while no other commit can begin. `work` must not allocate clusters: that may commit. When it
-   * fails nobody can tell which tables the header on the medium points at, so the failure is remembered as one of a barrier.
+   * Commits everything, late refcounts too, then runs `work` while no other commit can begin. `work` must not allocate
+   * clusters: that may commit. What changes the header or a directory in it belongs into {@link decisive}.
    */
-  exclusive<T>(work: () => Promise<T>): Promise<T> {
+  afterCommit<T>(work: () => Promise<T>): Promise<T> {
     return this.#mutex.run(async () => {
       await this.#commit(true);
-      try {
-        return await work();
-      } catch (error) {
-        this.#failure ??= error;
-        throw error;
-      }
+      return work();
     });
+  }
+
+  /** {@link afterCommit} with work that is {@link decisive} as a whole. */
+  exclusive(work: () => Promise<void>): Promise<void> {
+    return this.afterCommit(() => this.decisive(work));
   }
 
   /** Runs `work` while no commit can begin, so that none sees it half done. `work` must be short and allocate nothing. */

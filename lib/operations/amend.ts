@@ -84,15 +84,18 @@ async function withFreshTables(
     await image.committer.settle();
     await image.markClean();
     await step(image);
-    const { storage } = image;
-    const dataStorage = image.hasDataFile ? image.dataStorage : null;
-    const header = await readHeader(storage, false);
-    const fresh = await Image.open(storage, dataStorage, header, {
-      writable: true,
-      forRepair: false,
-      cacheBytes,
+    // From here on the tables in memory may be those of another image than the one in the file.
+    await image.committer.decisive(async () => {
+      const { storage } = image;
+      const dataStorage = image.hasDataFile ? image.dataStorage : null;
+      const header = await readHeader(storage, false);
+      const fresh = await Image.open(storage, dataStorage, header, {
+        writable: true,
+        forRepair: false,
+        cacheBytes,
+      });
+      Object.assign(guest, { ...makeGuest(fresh, backing, cipher), locks });
     });
-    Object.assign(guest, { ...makeGuest(fresh, backing, cipher), locks });
   } finally {
     unlock();
   }

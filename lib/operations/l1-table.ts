@@ -32,13 +32,15 @@ export function refuseLargeL1(entries: number, { clusterSize }: Geometry): void 
 
 async function extendInPlace(image: Image, entries: number): Promise<void> {
   const { mapping, committer, storage } = image;
-  await committer.exclusive(async () => {
+  await committer.afterCommit(async () => {
     const table = enlarged(mapping.l1Bytes, entries);
     const oldBytes = mapping.l1Bytes.length;
     await storage.write(table.subarray(oldBytes), mapping.l1Offset + oldBytes);
     await committer.barrier();
-    await image.patchHeader({ l1Size: entries });
-    await committer.barrier();
+    await committer.decisive(async () => {
+      await image.patchHeader({ l1Size: entries });
+      await committer.barrier();
+    });
     mapping.replaceL1(table, mapping.l1Offset);
   });
   reserve(image);
@@ -50,12 +52,14 @@ async function moveL1(image: Image, entries: number): Promise<void> {
   const first = await allocator.allocateContiguous(Math.ceil(bytes / geometry.clusterSize));
   const offset = hostOffset(first * geometry.clusterSize);
   const old = { offset: mapping.l1Offset, length: mapping.l1Bytes.length };
-  await committer.exclusive(async () => {
+  await committer.afterCommit(async () => {
     const table = enlarged(mapping.l1Bytes, entries);
     await storage.write(table, offset);
     await committer.barrier();
-    await image.patchHeader({ l1Size: entries, l1TableOffset: offset });
-    await committer.barrier();
+    await committer.decisive(async () => {
+      await image.patchHeader({ l1Size: entries, l1TableOffset: offset });
+      await committer.barrier();
+    });
     mapping.replaceL1(table, offset);
   });
   if (old.length > 0) committer.freeLater(old.offset, old.length, false);

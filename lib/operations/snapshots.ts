@@ -178,30 +178,48 @@ export class Snapshots {
    */
   open(idOrName: string): Promise<Disk> {
     return this.#access.read(async () => {
-      const { image } = this.#guest;
-      const entry = find(await readSnapshotTable(image), idOrName);
-      await assertSound(image, entry);
-      const header = {
-        ...image.header,
-        size: entry.diskSize ?? image.header.size,
-        l1Size: entry.l1Size,
-        l1TableOffset: entry.l1TableOffset,
-        refcountTableClusters: 0,
-        nbSnapshots: 0,
-        bitmaps: null,
-      };
-      const view = await Image.open(image.storage, image.hasDataFile ? image.dataStorage : null, header, {
-        writable: false,
-        forRepair: false,
-        cacheBytes: viewCacheBytes,
-      });
-      const disk = this.#access.view(view, () => {
-        this.#open.delete(disk);
-        return Promise.resolve();
-      });
-      this.#open.set(disk, entry.id);
-      return disk;
+      // Nothing deletes the snapshot before the disk is known to be open.
+      const unlock = await this.#guest.locks.shared(0, Infinity);
+      try {
+        return await this.#openLocked(idOrName);
+      } finally {
+        unlock();
+      }
     });
+  }
+
+  async #openLocked(idOrName: string): Promise<Disk> {
+    const { image } = this.#guest;
+    const entry = find(await readSnapshotTable(image), idOrName);
+    await assertSound(image, entry);
+    const header = {
+      ...image.header,
+      size: entry.diskSize ?? image.header.size,
+      l1Size: entry.l1Size,
+      l1TableOffset: entry.l1TableOffset,
+      refcountTableClusters: 0,
+      nbSnapshots: 0,
+      bitmaps: null,
+    };
+    const view = await Image.open(image.storage, image.hasDataFile ? image.dataStorage : null, header, {
+      writable: false,
+      forRepair: false,
+      cacheBytes: viewCacheBytes,
+    });
+    const disk = this.#access.view(view, () => {
+      this.#open.delete(disk);
+      return Promise.resolve();
+    });
+    this.#open.set(disk, entry.id);
+    return disk;
+  }
+
+  /** @internal Refuses what would take the backing file away from disks that show snapshots. */
+  refuseWhileOpen(job: string): void {
+    if (this.#open.size === 0) return;
+    throw conflict(
+      `A disk that shows a snapshot is open and reads the same backing file; close it before ${job}`,
+    );
   }
 
   /** @internal Closes all disks that show snapshots. */
