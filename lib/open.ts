@@ -16,6 +16,7 @@ import { RangeLock } from './io/range-lock.js';
 import { RawDisk } from './io/raw-disk.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
+import { knownReferences } from './operations/known-references.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
 import { identityOf, openSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
@@ -181,7 +182,7 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
     compressedSpace: new CompressedSpace(image),
     backing,
     cipher,
-    bitmaps: new DirtyBitmaps(image),
+    bitmaps: new DirtyBitmaps(image, knownReferences),
   };
 }
 

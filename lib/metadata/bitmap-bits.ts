@@ -1,4 +1,8 @@
-/** The bits of one bitmap: its table in memory, and pages of bits, a cluster of the file each, read when they are needed. */
+/**
+ * The bits of one bitmap: its table in memory, and pages of bits, a cluster of the file each, read when they are needed.
+ * What the table in the file names is never written to, for it may be someone else's in a damaged file: changed pages and
+ * the changed table go to clusters taken for them, and what they had is given free only if nothing else refers to it.
+ */
 import { Qcow2Error } from '../errors.js';
 import {
   bitmapFlags,
@@ -19,7 +23,6 @@ import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
 import { native } from '../native.js';
 import { readExactly, readPadded } from '../storage/storage.js';
 import { clearBitsFrom, mergeBits, nextClear, nextSet, setBits } from './bit-page.js';
-import { DirtyRange } from './dirty-range.js';
 import type { Image } from './image.js';
 
 /** QEMU's limit for the bits of one bitmap, bytes. */
@@ -41,18 +44,24 @@ interface Page {
   changed: boolean;
 }
 
+/** How often something in the file refers to a host cluster. */
+export interface KnownReferences {
+  get: (cluster: number) => number;
+}
+
 export class BitmapBits {
   readonly granularityBits: number;
   readonly #image: Image;
   readonly #pages = new Map<number, Page>();
-  readonly #changedTable = new DirtyRange();
+  /** The pages whose cluster was taken here, and not found in the file. */
+  readonly #ownClusters = new Set<number>();
   #table: DataView;
   #tableOffset: HostOffset;
   #size: number;
   /** Clusters that the table in the file still refers to and the one in memory does not. */
   #dropped: HostOffset[] = [];
-  /** Whether the table in memory has no place in the file yet. */
-  #unplaced: boolean;
+  /** Whether the table in memory is in the file as it is. */
+  #placed: boolean;
 
   private constructor(
     image: Image,
@@ -66,7 +75,7 @@ export class BitmapBits {
     this.#size = size;
     this.#table = tableView(table);
     this.#tableOffset = tableOffset;
-    this.#unplaced = tableOffset === 0;
+    this.#placed = tableOffset !== 0;
   }
 
   /**
@@ -120,7 +129,7 @@ export class BitmapBits {
     return this.#pages.size * this.#image.geometry.clusterSize;
   }
 
-  /** Where the table is in the file, or will be; valid after {@link place}. */
+  /** Where the table is in the file; valid after {@link place}. */
   get tableOffset(): HostOffset {
     return this.#tableOffset;
   }
@@ -250,9 +259,9 @@ export class BitmapBits {
     this.#pages.clear();
   }
 
-  /** Gives the table a place where it has none. The caller holds no lock that allocating needs. */
+  /** Writes a new or changed table to a new place. The caller holds no lock that allocating needs. */
   async place(): Promise<void> {
-    if (!this.#unplaced || this.tableSize === 0) return;
+    if (this.#placed || this.tableSize === 0) return;
     const { allocator, geometry } = this.#image;
     const clusters = Math.ceil((this.tableSize * tableEntrySize) / geometry.clusterSize);
     const first = await allocator.allocateContiguous(clusters);
@@ -262,40 +271,35 @@ export class BitmapBits {
     // Not referred to by anything yet, so it may be written before its refcounts.
     await this.#image.storage.write(padded, offset);
     this.#tableOffset = offset;
-    this.#unplaced = false;
-    this.#changedTable.take();
+    this.#placed = true;
   }
 
-  /** Writes what changed in the table. The refcounts of all clusters it refers to are durable. */
-  async writeTable(): Promise<void> {
-    const range = this.#changedTable.take();
-    if (range === undefined) return;
-    const bytes = this.#tableBytes().slice(range.start, range.end);
-    try {
-      await this.#image.storage.write(bytes, this.#tableOffset + range.start);
-    } catch (error) {
-      this.#changedTable.add(range.start, range.end);
-      throw error;
-    }
+  /** Whether there are clusters for {@link freeDropped}. */
+  get hasDropped(): boolean {
+    return this.#dropped.length > 0;
   }
 
-  /** Frees the clusters that nothing durable refers to any more. */
-  async freeDropped(): Promise<void> {
+  /**
+   * Frees the clusters that nothing durable refers to any more.
+   * @param references all that the file has; null when they are not known: then the clusters are lost, until a repair
+   */
+  async freeDropped(references: KnownReferences | null): Promise<void> {
     const { committer, geometry, refcounts } = this.#image;
-    // A damaged table may name a cluster twice, or one that is free.
-    for (const offset of new Set(this.#dropped)) {
-      if ((await refcounts.get(offset / geometry.clusterSize)) === 0) continue;
+    // A damaged table may name a cluster twice.
+    const dropped = references === null ? [] : new Set(this.#dropped);
+    for (const offset of dropped) {
+      const cluster = offset / geometry.clusterSize;
+      if ((await refcounts.get(cluster)) <= (references?.get(cluster) ?? 0)) continue;
       committer.freeLater(offset, geometry.clusterSize, true);
     }
     this.#dropped = [];
   }
 
-  /** Frees everything the bitmap has in the file, once nothing durable refers to it. */
-  async freeAll(): Promise<void> {
+  /** Drops everything the bitmap has in the file. */
+  dropAll(): void {
     for (let index = 0; index < this.tableSize; index++) this.#drop(index);
     this.#dropTable();
     this.#pages.clear();
-    await this.freeDropped();
   }
 
   #bitRange(start: number, end: number): { first: number; last: number } {
@@ -344,37 +348,38 @@ export class BitmapBits {
     for (const [index, { changed }] of this.#pages) if (!changed) this.#pages.delete(index);
   }
 
-  /** The cluster of a page: its own when nothing else refers to that, else a new one. */
+  /** The cluster to write a page to. */
   async #clusterFor(index: number): Promise<HostOffset> {
-    const { allocator, geometry, refcounts } = this.#image;
-    const own = readBitmapTableEntry(this.#table, index, geometry.clusterSize);
-    if (own > 0 && (await refcounts.get(own / geometry.clusterSize)) === 1) return hostOffset(own);
+    const { allocator, geometry } = this.#image;
+    if (this.#ownClusters.has(index)) {
+      return hostOffset(readBitmapTableEntry(this.#table, index, geometry.clusterSize));
+    }
     const { first } = await allocator.allocate(1);
     const offset = hostOffset(first * geometry.clusterSize);
-    this.#point(index, offset);
+    this.#drop(index);
+    this.#dropTable();
+    writeBitmapTableEntry(this.#table, index, offset);
+    this.#ownClusters.add(index);
     return offset;
   }
 
+  /** Makes the entry of a page 0. */
   #drop(index: number): void {
     const offset = readBitmapTableEntry(this.#table, index, this.#image.geometry.clusterSize);
-    if (offset > 0 && this.#image.reserved.overlap(offset, 1) === undefined) {
-      this.#dropped.push(hostOffset(offset));
-    }
-    this.#point(index, hostOffset(0));
+    if (offset === 0 && !isBitmapAllOnes(this.#table, index)) return;
+    if (offset > 0) this.#dropped.push(hostOffset(offset));
+    this.#ownClusters.delete(index);
+    this.#dropTable();
+    writeBitmapTableEntry(this.#table, index, hostOffset(0));
   }
 
+  /** Says that the table in the file is out of date. */
   #dropTable(): void {
     const { clusterSize } = this.#image.geometry;
-    const bytes = this.#unplaced ? 0 : this.#table.byteLength;
+    const bytes = this.#placed ? this.#table.byteLength : 0;
     for (let at = 0; at < bytes; at += clusterSize) this.#dropped.push(hostOffset(this.#tableOffset + at));
-    this.#changedTable.take();
     this.#tableOffset = hostOffset(0);
-    this.#unplaced = true;
-  }
-
-  #point(index: number, offset: HostOffset): void {
-    writeBitmapTableEntry(this.#table, index, offset);
-    this.#changedTable.add(index * tableEntrySize, (index + 1) * tableEntrySize);
+    this.#placed = false;
   }
 
   async #checkEntries(): Promise<void> {

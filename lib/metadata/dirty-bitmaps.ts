@@ -2,13 +2,13 @@
  * The persistent bitmaps of an open image, kept true: before guest bytes first change, the enabled ones are marked IN_USE
  * in the file; then bits are set in memory; closing stores them and takes the mark off. A crash leaves the mark.
  *
- *   IN_USE | guest changes, bits, tables | directory without IN_USE
+ *   IN_USE | guest changes, bits, tables | directory without IN_USE | free what the new tables do not name
  */
 import { quote } from '../format/text.js';
 import { Qcow2Error } from '../errors.js';
 import { bitmapFlags, bitmapObstacle, type BitmapEntry } from '../format/bitmap-directory.js';
 import { withFeature } from '../format/features.js';
-import { BitmapBits } from './bitmap-bits.js';
+import { BitmapBits, type KnownReferences } from './bitmap-bits.js';
 import { readBitmapDirectory, replaceBitmapDirectory, writeBitmapFlags } from './bitmap-directory-io.js';
 import type { Image } from './image.js';
 import { Mutex } from './mutex.js';
@@ -25,8 +25,12 @@ export interface BitmapState {
   readonly held: boolean;
 }
 
+/** Counts all references in the file of an image in which nothing waits in memory; null when that cannot be done or costs too much. */
+export type ReferenceSource = (image: Image) => Promise<KnownReferences | null>;
+
 export class DirtyBitmaps {
   readonly #image: Image;
+  readonly #references: ReferenceSource;
   readonly #mutex = new Mutex();
   /** Jobs that hold or await the mutex. While there are any, nothing is set beside them. */
   #jobs = 0;
@@ -34,8 +38,9 @@ export class DirtyBitmaps {
   /** The bits of the enabled bitmaps while all of these are marked and followed; else undefined. */
   #recorded: BitmapBits[] | undefined;
 
-  constructor(image: Image) {
+  constructor(image: Image, references: ReferenceSource) {
     this.#image = image;
+    this.#references = references;
   }
 
   /**
@@ -142,7 +147,6 @@ export class DirtyBitmaps {
     list: readonly { entry: BitmapEntry; bits: BitmapBits | null }[],
     dropped: readonly BitmapBits[],
   ): Promise<void> {
-    const { committer } = this.#image;
     for (const { bits } of list) {
       await bits?.store();
       await bits?.place();
@@ -150,8 +154,8 @@ export class DirtyBitmaps {
     this.#forget();
     const entries = list.map(({ entry, bits }) => (bits === null ? entry : withTable(entry, bits)));
     await replaceBitmapDirectory(this.#image, entries);
-    for (const bits of dropped) await bits.freeAll();
-    await committer.settle();
+    for (const bits of dropped) bits.dropAll();
+    await this.#freeDropped(dropped);
   }
 
   /** Changes the flags of bitmaps in the file. For jobs of {@link edit}. */
@@ -242,7 +246,6 @@ export class DirtyBitmaps {
       await bits.place();
     }
     await committer.settle();
-    for (const bits of held) await bits.writeTable();
     await committer.barrier();
     const saved = states.map((state) => {
       if (!state.held || state.bits === null) return state;
@@ -258,7 +261,16 @@ export class DirtyBitmaps {
       });
     }
     this.#states = saved;
-    for (const bits of held) await bits.freeDropped();
+    await this.#freeDropped(held);
+  }
+
+  /** Gives free what bitmaps had before, unless something else in the file refers to it, too. */
+  async #freeDropped(bitmaps: readonly BitmapBits[]): Promise<void> {
+    const { committer } = this.#image;
+    if (bitmaps.some(({ hasDropped }) => hasDropped)) {
+      const references = await this.#references(this.#image);
+      for (const bits of bitmaps) await bits.freeDropped(references);
+    }
     await committer.settle();
   }
 }

@@ -27,6 +27,14 @@ export async function countReferences(
   context: CheckContext,
   { refcountStructure }: { refcountStructure: boolean },
 ): Promise<DiskStatistics> {
+  await countLists(context);
+  const statistics = await countL2Tables(context);
+  if (refcountStructure) countRefcountStructure(context);
+  return statistics;
+}
+
+/** Counts everything but L2 tables, what these refer to, and the refcount structure; the context then knows the L2 tables. */
+export async function countLists(context: CheckContext): Promise<void> {
   const { image, activeTables } = context;
   const { header, geometry, mapping } = image;
   context.addArea('the header', 0, geometry.clusterSize);
@@ -40,9 +48,6 @@ export async function countReferences(
   if (header.encryption !== null) {
     context.addArea('the encryption header', header.encryption.offset, header.encryption.length);
   }
-  const statistics = await countL2Tables(context);
-  if (refcountStructure) countRefcountStructure(context);
-  return statistics;
 }
 
 async function countSnapshots(context: CheckContext): Promise<void> {

@@ -8,6 +8,7 @@ import {
   type BitmapEntry,
 } from '../../lib/format/bitmap-directory.js';
 import { headerFields } from '../../lib/format/header-fields.js';
+import { hostOffset } from '../../lib/format/units.js';
 import { MemoryStorage } from '../../lib/storage/memory.js';
 import { pattern } from '../support/pattern.js';
 
@@ -207,6 +208,79 @@ describe('damaged bitmaps', () => {
     await again.close();
     const reader = await open(memory);
     expect(await reader.bitmaps.list()).toMatchObject([{ name: 'new', consistent: true }]);
+  });
+});
+
+describe('a bitmap that names clusters of the guest', () => {
+  const data = Buffer.concat([Buffer.alloc(8), pattern(5, clusterSize - 8)]);
+
+  async function pointerAt(memory: MemoryStorage, position: number): Promise<number> {
+    const bytes = Buffer.alloc(8);
+    await memory.read(bytes, position);
+    return Number(bytes.readBigUInt64BE() & 0x00ff_ffff_ffff_fe00n);
+  }
+
+  /** An image whose guest data at 64 KiB, `data`, is where the bitmap has its bits or its table, too. */
+  async function confused(what: 'bits' | 'table', snapshot: boolean): Promise<MemoryStorage> {
+    const memory = await imageWith();
+    const disk = await open(memory, { mode: 'r+' });
+    await disk.write(data, 64 * KiB);
+    await disk.flush();
+    const l2 = await pointerAt(memory, disk.header.l1TableOffset);
+    const host = await pointerAt(memory, l2 + (64 * KiB * 8) / clusterSize);
+    if (snapshot) {
+      await disk.snapshots.create({ name: 's' });
+      await disk.discard(64 * KiB, clusterSize);
+    }
+    await disk.close();
+    const [entry] = await directory(memory);
+    if (entry === undefined) throw new Error('no bitmap');
+    if (what === 'table') {
+      const { offset } = await place(memory);
+      await memory.write(encodeBitmapDirectory([{ ...entry, tableOffset: hostOffset(host) }]), offset);
+    } else {
+      const bytes = Buffer.alloc(8);
+      bytes.writeBigUInt64BE(BigInt(host));
+      await memory.write(bytes, entry.tableOffset);
+    }
+    return memory;
+  }
+
+  async function expectData(memory: MemoryStorage, snapshot: boolean): Promise<void> {
+    const disk = await open(memory, { mode: 'r+' });
+    await disk.write(pattern(9, 64 * clusterSize), 128 * KiB);
+    const got = Buffer.alloc(clusterSize);
+    await (snapshot ? await disk.snapshots.open('s') : disk).read(got, 64 * KiB);
+    expect(got.equals(data)).toBe(true);
+    await disk.close();
+  }
+
+  it.each([
+    ['bits', false],
+    ['bits', true],
+    ['table', false],
+  ] as const)('as its %s overwrites none and gives none free (in a snapshot: %s)', async (what, snapshot) => {
+    for (const job of ['write', 'remove', 'clear', 'resize'] as const) {
+      const memory = await confused(what, snapshot);
+      const disk = await open(memory, { mode: 'r+' });
+      if (job === 'write') await disk.write(pattern(2, 512), 8192);
+      else if (job === 'resize') await disk.resize(64 * size);
+      else await disk.bitmaps[job]('b');
+      await disk.close();
+      await expectData(memory, snapshot);
+    }
+  });
+
+  it('is told from one that names its own, which are given free when new ones take their place', async () => {
+    const memory = await imageWith();
+    for (let round = 0; round < 3; round++) {
+      const disk = await open(memory, { mode: 'r+' });
+      await disk.write(pattern(round, 512), round * 8192);
+      await disk.close();
+      const reader = await open(memory);
+      expect(await reader.check()).toMatchObject({ leaks: 0, corruptions: 0 });
+      await reader.close();
+    }
   });
 });
 
