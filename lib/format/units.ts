@@ -10,13 +10,10 @@ export type GuestOffset = Branded<'GuestOffset'>;
 export type HostOffset = Branded<'HostOffset'>;
 /** A host offset divided by the cluster size. */
 export type HostCluster = Branded<'HostCluster'>;
-/** An index into the active or a snapshot's L1 table. */
-export type L1Index = Branded<'L1Index'>;
 
 export const guestOffset = (value: number): GuestOffset => value as GuestOffset;
 export const hostOffset = (value: number): HostOffset => value as HostOffset;
 export const hostCluster = (value: number): HostCluster => value as HostCluster;
-export const l1Index = (value: number): L1Index => value as L1Index;
 
 /** The smallest multiple of `unit` that is not below `value`. */
 export const alignUp = (value: number, unit: number): number => Math.ceil(value / unit) * unit;

@@ -2,7 +2,7 @@
 import type { Context } from '../context.js';
 import { largestDisk } from '../disk-limits.js';
 import { reasonOf, failure, openFailure } from '../error-text.js';
-import { Failure, UsageFailure } from '../failure.js';
+import { Failure, HelpWanted, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
@@ -51,6 +51,7 @@ interface Change {
 function parse(words: readonly string[]): Request {
   // The size is the last word whatever it looks like: `-1G` is no option.
   const size = words.at(-1);
+  if (size === '--help' || size === '-h') throw new HelpWanted();
   if (size === undefined || words.length < 2) throw new UsageFailure('Not enough arguments');
   const line = new CommandLine(resizeSpec.options, words.slice(0, -1));
   const images = new ImageArguments();
