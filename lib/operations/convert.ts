@@ -209,7 +209,7 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
   try {
     const disk = await create(new UnflushedStorage(storage), source.size, createOptions);
     owned.push(disk);
-    const copyTarget = newImageTarget(disk, storage.fd, options);
+    const copyTarget = newImageTarget(disk, storage, options);
     return {
       target: copyTarget,
       has: backingOfBoth(source, disk),
@@ -227,7 +227,7 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
   }
 }
 
-function newImageTarget(disk: Qcow2, fd: number | undefined, options: ConvertOptions): CopyTarget {
+function newImageTarget(disk: Qcow2, storage: Storage, options: ConvertOptions): CopyTarget {
   const { compress = false, compressionLevel, create: createOptions = {} } = options;
   const { backing, dataFile, preallocation = 'off' } = createOptions;
   const { clusterSize, subclusterSize } = disk.header.geometry;
@@ -235,7 +235,9 @@ function newImageTarget(disk: Qcow2, fd: number | undefined, options: ConvertOpt
     return new OverlayTarget(disk, writerOf(disk, options), compress ? clusterSize : subclusterSize);
   if (dataFile !== undefined || preallocation !== 'off')
     return new DiskTarget(disk, writerOf(disk, options), clusterSize, true);
-  return compress ? new CompressedFreshTarget(disk.guest, compressionLevel) : new FreshTarget(disk.guest, fd);
+  return compress
+    ? new CompressedFreshTarget(disk.guest, compressionLevel)
+    : new FreshTarget(disk.guest, storage);
 }
 
 async function openKept(source: Disk, target: Source, options: ConvertOptions): Promise<OpenTarget> {

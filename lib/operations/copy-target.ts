@@ -4,6 +4,7 @@ import type { Range } from '../io/disk-queries.js';
 import type { Storage } from '../storage/storage.js';
 import { settleAll } from '../storage/settle.js';
 import type { FileTarget } from './file-transfer.js';
+import { isPlainFile } from './plain-file.js';
 import type { Turn } from './turns.js';
 
 /** A piece of the disk that was read. */
@@ -43,7 +44,7 @@ export class RawTarget implements CopyTarget {
 
   constructor(storage: Storage) {
     this.#storage = storage;
-    if (storage.fd !== undefined) this.file = { fd: storage.fd };
+    if (isPlainFile(storage)) this.file = { storage };
   }
 
   async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {

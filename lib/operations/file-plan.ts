@@ -7,17 +7,22 @@ import { checkPlace } from '../io/read.js';
 import { invalidRun } from '../metadata/run.js';
 import { native, OsResult, RunKind } from '../native.js';
 import { layersOf } from './layers.js';
+import { isPlainFile, withDescriptors, type PlainFile } from './plain-file.js';
 
-/** Units of the disk that have something to read, as {@link NativeCore.transfer} takes them. */
+/**
+ * Units of the disk that have something to read, as {@link NativeCore.transfer} takes them, but with indexes of `files`
+ * in the place of descriptors: between planning and copying a file may be closed, and its descriptor become another's.
+ */
 export interface Batch {
   /** What has been looked at so far, bytes from the beginning of the disk. */
   readonly done: number;
   readonly units: number[];
   readonly pieces: number[];
+  readonly files: readonly PlainFile[];
 }
 
 interface FileLayer {
-  readonly fd: number;
+  readonly file: PlainFile;
   readonly size: number;
   readonly guest: GuestImage | null;
 }
@@ -49,12 +54,12 @@ export class FilePlan {
     const layers = layersOf(disk);
     const files: FileLayer[] = [];
     for (const { dataStorage, guest, size } of layers) {
-      if (dataStorage.fd === undefined) return null;
+      if (!isPlainFile(dataStorage)) return null;
       if (guest !== null && (guest.cipher !== null || guest.image.writable)) return null;
       if (guest !== null && guest.image.geometry.clusterSize > unit) return null;
       // What is behind the last layer known is no file of this package's.
       if (files.length + 1 === layers.length && (guest?.backing ?? null) !== null) return null;
-      files.push({ fd: dataStorage.fd, size, guest });
+      files.push({ file: dataStorage, size, guest });
     }
     return files.length === 0 ? null : new FilePlan(files, disk.size, unit);
   }
@@ -63,9 +68,10 @@ export class FilePlan {
   async *batches(bytes: number): AsyncGenerator<Batch> {
     let units: number[] = [];
     let pieces: number[] = [];
-    for (let at = this.#skip(0); at < this.#size; at = this.#skip(at + windowBytes)) {
-      const end = Math.min(at + windowBytes, this.#size);
-      await this.#planRange(0, at, end, at);
+    const files = this.#layers.map(({ file }) => file);
+    const planFrom = (from: number): Promise<number> =>
+      withDescriptors(files, (fds) => this.#planWindow(from, fds));
+    for (let at = await planFrom(0); at < this.#size; at = await planFrom(at + windowBytes)) {
       for (const [index, list] of this.#pieces.entries()) {
         if (list.length === 0) continue;
         const start = at + index * this.#unit;
@@ -73,49 +79,62 @@ export class FilePlan {
         for (const number of list) pieces.push(number);
         list.length = 0;
         if (units.length < (bytes / this.#unit) * 3 && pieces.length < maxPieces * 8) continue;
-        yield { done: start, units, pieces };
+        yield { done: start, units, pieces, files };
         units = [];
         pieces = [];
       }
     }
-    yield { done: this.#size, units, pieces };
+    yield { done: this.#size, units, pieces, files };
+  }
+
+  /** Plans the next window that may have something in it, and tells where it is, as {@link #skip}. */
+  async #planWindow(from: number, fds: readonly number[]): Promise<number> {
+    const at = this.#skip(from, fds);
+    if (at < this.#size) await this.#planRange(0, at, Math.min(at + windowBytes, this.#size), at, fds);
+    return at;
   }
 
   /** The next window that may have something in it; at or behind the end of the disk when there is none. */
-  #skip(at: number): number {
+  #skip(at: number, fds: readonly number[]): number {
     let next = this.#size;
-    for (const { fd, size, guest } of this.#layers) {
+    for (const [index, { size, guest }] of this.#layers.entries()) {
       if (at >= size) continue;
       if (guest !== null) next = Math.min(next, guest.image.mapping.nextTable(guestOffset(at), size));
-      else next = Math.min(next, nextData(fd, at, size));
+      else next = Math.min(next, nextData(fds[index] ?? -1, at, size));
     }
     return next >= this.#size ? this.#size : Math.max(at, alignDown(next, windowBytes));
   }
 
-  async #planRange(index: number, start: number, end: number, base: number): Promise<void> {
+  async #planRange(
+    index: number,
+    start: number,
+    end: number,
+    base: number,
+    fds: readonly number[],
+  ): Promise<void> {
     const layer = this.#layers[index];
     if (layer === undefined) return;
     const stop = Math.min(end, layer.size);
     if (start >= stop) return;
-    if (layer.guest === null) this.#planRaw(layer.fd, start, stop, base);
-    else await this.#planImage(layer.guest, layer.fd, index, start, stop, base);
+    if (layer.guest === null) this.#planRaw(index, fds[index] ?? -1, start, stop, base);
+    else await this.#planImage(layer.guest, index, start, stop, base, fds);
   }
 
-  #planRaw(fd: number, start: number, end: number, base: number): void {
+  #planRaw(index: number, fd: number, start: number, end: number, base: number): void {
     for (let at = nextData(fd, start, end); at < end;) {
       const hole = Math.min(nextHole(fd, at, end), end);
-      this.#addPlain(fd, at, hole - at, at - base);
+      this.#addPlain(index, at, hole - at, at - base);
       at = nextData(fd, hole, end);
     }
   }
 
   async #planImage(
     guest: GuestImage,
-    fd: number,
     index: number,
     start: number,
     end: number,
     base: number,
+    fds: readonly number[],
   ): Promise<void> {
     const below: number[] = [];
     const { clusterSize } = guest.image.geometry;
@@ -124,13 +143,13 @@ export class FilePlan {
       switch (kind) {
         case RunKind.data:
           checkPlace(guest, at, host, length);
-          this.#addPlain(fd, host, length, at - base);
+          this.#addPlain(index, host, length, at - base);
           break;
         case RunKind.compressed: {
           const skip = at % clusterSize;
           checkPlace(guest, guestOffset(at - skip), host, aux);
           const unit = this.#pieces[Math.floor((at - base) / this.#unit)];
-          unit?.push(fd, host, aux, (at - base) % this.#unit, length, clusterSize, skip, codec);
+          unit?.push(index, host, aux, (at - base) % this.#unit, length, clusterSize, skip, codec);
           break;
         }
         case RunKind.unallocated:
@@ -145,17 +164,17 @@ export class FilePlan {
       }
     });
     for (let i = 0; i < below.length; i += 2) {
-      await this.#planRange(index + 1, below[i] ?? 0, below[i + 1] ?? 0, base);
+      await this.#planRange(index + 1, below[i] ?? 0, below[i + 1] ?? 0, base, fds);
     }
   }
 
   /** Adds plain bytes, cut at units. `offset` counts from the beginning of the window. */
-  #addPlain(fd: number, position: number, length: number, offset: number): void {
+  #addPlain(index: number, position: number, length: number, offset: number): void {
     for (let done = 0; done < length;) {
       const at = offset + done;
       const part = Math.min(length - done, this.#unit - (at % this.#unit));
       const unit = this.#pieces[Math.floor(at / this.#unit)];
-      unit?.push(fd, position + done, part, at % this.#unit, part, 0, 0, 0);
+      unit?.push(index, position + done, part, at % this.#unit, part, 0, 0, 0);
       done += part;
     }
   }

@@ -3,11 +3,12 @@ import { availableParallelism } from 'node:os';
 import { alignUp } from '../format/units.js';
 import { native, transferStride } from '../native.js';
 import { settleAll } from '../storage/settle.js';
+import { withDescriptors, type PlainFile } from './plain-file.js';
 import type { Batch } from './file-plan.js';
 
 /** A target that is one plain file. */
 export interface FileTarget {
-  readonly fd: number;
+  readonly storage: PlainFile;
   /**
    * Room for data in the file, in the order in which it will be used, as host position and length: at least `bytes`.
    * Undefined where everything has its place already.
@@ -37,23 +38,28 @@ export class FileTransfer {
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
-  async copy({ units, pieces }: Batch): Promise<boolean> {
+  async copy({ units, pieces, files }: Batch): Promise<boolean> {
     if (units.length === 0) return true;
     const places = (await this.#target.reserve?.(this.#bytesOf(units))) ?? [];
     const room = (this.#bytesOf(units) / this.#granularity + places.length) * transferStride.placed;
     if (places.length > 0 && this.#placed.length < room) this.#placed = new Float64Array(room);
-    const work = native.transfer(
-      this.#target.fd,
-      Float64Array.from(units),
-      Float64Array.from(pieces),
-      Float64Array.from(places),
-      this.#granularity,
-      this.#scratch,
-      this.#placed,
-      this.#workers,
+    const results = await withDescriptors(
+      [this.#target.storage, ...files],
+      async ([target = -1, ...sources]) => {
+        const work = native.transfer(
+          target,
+          Float64Array.from(units),
+          withDescriptorsIn(pieces, sources),
+          Float64Array.from(places),
+          this.#granularity,
+          this.#scratch,
+          this.#placed,
+          this.#workers,
+        );
+        await settleAll(work);
+        return Promise.all(work);
+      },
     );
-    await settleAll(work);
-    const results = await Promise.all(work);
     if (results.includes(-1)) return false;
     await this.#target.placed?.(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
     return true;
@@ -66,4 +72,11 @@ export class FileTransfer {
     }
     return bytes;
   }
+}
+
+/** The pieces of a batch, as {@link NativeCore.transfer} takes them: with descriptors in the place of the files' numbers. */
+function withDescriptorsIn(pieces: readonly number[], fds: readonly number[]): Float64Array {
+  const rows = Float64Array.from(pieces);
+  for (let i = 0; i < rows.length; i += transferStride.piece) rows[i] = fds[rows[i] ?? -1] ?? -1;
+  return rows;
 }

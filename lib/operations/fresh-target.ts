@@ -10,8 +10,10 @@ import { storeData } from '../io/store.js';
 import type { ClusterRun } from '../metadata/allocator.js';
 import { native, transferStride } from '../native.js';
 import { settleAll } from '../storage/settle.js';
+import type { Storage } from '../storage/storage.js';
 import type { Chunk, CopyTarget } from './copy-target.js';
 import type { FileTarget } from './file-transfer.js';
+import { isPlainFile } from './plain-file.js';
 import type { Turn } from './turns.js';
 
 /** Bytes of a chunk and where in the file they go. */
@@ -27,15 +29,15 @@ export class FreshTarget implements CopyTarget {
   readonly #guest: GuestImage;
   readonly #room: Room;
 
-  /** @param fd of the file that the image is in, where it is one */
-  constructor(guest: GuestImage, fd: number | undefined) {
+  /** @param storage that the image is in */
+  constructor(guest: GuestImage, storage: Storage) {
     this.#guest = guest;
     this.unit = guest.image.geometry.clusterSize;
     this.zeroUnit = guest.image.geometry.subclusterSize;
     this.#room = new Room(guest);
-    if (fd === undefined || guest.cipher !== null || this.zeroUnit !== this.unit) return;
+    if (!isPlainFile(storage) || guest.cipher !== null || this.zeroUnit !== this.unit) return;
     this.file = {
-      fd,
+      storage,
       reserve: (bytes) => this.#room.reserve(bytes),
       placed: (runs) => this.#room.use(runs),
     };

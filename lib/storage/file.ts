@@ -111,29 +111,40 @@ export class FileStorage implements Storage {
     }
   }
 
-  get fd(): number {
+  get #fd(): number {
     return this.#handle.fd;
   }
 
+  /**
+   * Runs work on the descriptor; `close` waits for it.
+   * @throws Qcow2Error `ERR_QCOW2_CLOSED` when the storage, or the caller's handle that it uses, is closed
+   */
+  withDescriptor<T>(work: (fd: number) => Promise<T>): Promise<T> {
+    return this.#counted(() => {
+      if (this.#fd < 0) throw closed(this.name);
+      return work(this.#fd);
+    });
+  }
+
   read(buffer: Uint8Array, position: number): Promise<number> {
-    return this.#run(() => readFully(this.fd, buffer, toBytes('position', position)));
+    return this.#run(() => readFully(this.#fd, buffer, toBytes('position', position)));
   }
 
   readCached(buffer: Uint8Array, position: number): boolean {
     if (!this.#hasReadCached || this.#closing !== null) return false;
     this.#cachedReads = (this.#cachedReads + 1) % cachedReadsInRow;
     if (this.#cachedReads === 0) return false;
-    const result = native.readCached(this.fd, toBytes('position', position), buffer);
+    const result = native.readCached(this.#fd, toBytes('position', position), buffer);
     this.#hasReadCached = result !== OsResult.unsupported;
     return result === 1;
   }
 
   write(buffer: Uint8Array, position: number): Promise<void> {
-    return this.#change(() => writeFully(this.fd, buffer, toBytes('position', position)));
+    return this.#change(() => writeFully(this.#fd, buffer, toBytes('position', position)));
   }
 
   writev(buffers: readonly Uint8Array[], position: number): Promise<void> {
-    return this.#change(() => writevFully(this.fd, buffers, toBytes('position', position)));
+    return this.#change(() => writevFully(this.#fd, buffers, toBytes('position', position)));
   }
 
   /**
@@ -145,7 +156,7 @@ export class FileStorage implements Storage {
     return this.#run(async () => {
       this.#refuseAfterFailure();
       try {
-        await complete((callback) => fs.fdatasync(this.fd, callback));
+        await complete((callback) => fs.fdatasync(this.#fd, callback));
         await this.#syncNameOnce();
       } catch (error) {
         this.#flushFailure ??= error;
@@ -164,33 +175,33 @@ export class FileStorage implements Storage {
   truncate(size: number): Promise<void> {
     return this.#change(async () => {
       const bytes = toBytes('size', size);
-      if (this.#deviceSize === null) await complete((callback) => fs.ftruncate(this.fd, bytes, callback));
+      if (this.#deviceSize === null) await complete((callback) => fs.ftruncate(this.#fd, bytes, callback));
       else if (bytes > this.#deviceSize) throw deviceTooSmall(this.name, this.#deviceSize, bytes);
     });
   }
 
   allocatedSize(): Promise<number> {
-    return this.#run(async () => this.#deviceSize ?? (await fstat(this.fd)).blocks * 512);
+    return this.#run(async () => this.#deviceSize ?? (await fstat(this.#fd)).blocks * 512);
   }
 
   /** Gives space back where platform and file system can (Linux), else resolves to false and changes nothing. */
   punch(position: number, length: number): Promise<boolean> {
     return this.#change(() =>
-      this.#onRange(position, length, (at, bytes) => native.punchHole(this.fd, at, bytes)),
+      this.#onRange(position, length, (at, bytes) => native.punchHole(this.#fd, at, bytes)),
     );
   }
 
   /** Reserves space, growing the file where the range ends past it, where platform and file system can (Linux). */
   allocate(position: number, length: number): Promise<boolean> {
     return this.#change(() =>
-      this.#onRange(position, length, (at, bytes) => native.allocate(this.fd, at, bytes, false)),
+      this.#onRange(position, length, (at, bytes) => native.allocate(this.#fd, at, bytes, false)),
     );
   }
 
   /** Where the file system does not tell holes, all is data. */
   nextData(position: number): Promise<number | null> {
     return this.#run(async () => {
-      const found = native.seekData(this.fd, toBytes('position', position));
+      const found = native.seekData(this.#fd, toBytes('position', position));
       if (found === OsResult.unsupported) return position < (await this.#currentSize()) ? position : null;
       return found === OsResult.nothing ? null : found;
     });
@@ -198,7 +209,7 @@ export class FileStorage implements Storage {
 
   nextHole(position: number): Promise<number> {
     return this.#run(async () => {
-      const found = native.seekHole(this.fd, toBytes('position', position));
+      const found = native.seekHole(this.#fd, toBytes('position', position));
       if (found === OsResult.unsupported) return Math.max(position, await this.#currentSize());
       return found === OsResult.nothing ? position : found;
     });
@@ -211,7 +222,7 @@ export class FileStorage implements Storage {
   }
 
   async #currentSize(): Promise<number> {
-    return this.#deviceSize ?? (await fstat(this.fd)).size;
+    return this.#deviceSize ?? (await fstat(this.#fd)).size;
   }
 
   async #onRange(
@@ -234,8 +245,8 @@ export class FileStorage implements Storage {
   async #closeWhenIdle(): Promise<void> {
     if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
     // A caller's handle may be closed already, and its locks gone.
-    if (this.fd >= 0) this.#releaseLock?.();
-    if (this.#ownsHandle) await closeFd(this.fd);
+    if (this.#fd >= 0) this.#releaseLock?.();
+    if (this.#ownsHandle) await closeFd(this.#fd);
   }
 
   #change<T>(operation: () => Promise<T>): Promise<T> {
@@ -245,14 +256,21 @@ export class FileStorage implements Storage {
     );
   }
 
-  /** Counts an operation as under way, so that `close` waits for it, and names the file in its errors. */
+  /** Runs an operation of this file alone: names the file in its errors. */
   async #run<T>(operation: () => Promise<T>): Promise<T> {
-    if (this.#closing !== null) throw new Qcow2Error('ERR_QCOW2_CLOSED', `${this.name} is closed`);
+    try {
+      return await this.#counted(operation);
+    } catch (error) {
+      throw withPath(error, this.path);
+    }
+  }
+
+  /** Counts an operation as under way, so that `close` waits for it. */
+  async #counted<T>(operation: () => Promise<T>): Promise<T> {
+    if (this.#closing !== null) throw closed(this.name);
     this.#underWay += 1;
     try {
       return await operation();
-    } catch (error) {
-      throw withPath(error, this.path);
     } finally {
       this.#underWay -= 1;
       if (this.#underWay === 0) this.#whenIdle?.();
@@ -282,6 +300,8 @@ function withPath(error: unknown, path: string | undefined): unknown {
   error.message += ` '${path}'`;
   return Object.assign(error, { path });
 }
+
+const closed = (name: string): Qcow2Error => new Qcow2Error('ERR_QCOW2_CLOSED', `${name} is closed`);
 
 function deviceTooSmall(name: string, there: number, wanted: number): Qcow2Error {
   return new Qcow2Error(

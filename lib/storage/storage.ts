@@ -41,8 +41,11 @@ export interface Storage {
   allocatedSize?(): Promise<number>;
   /** Tells whether two storages are the same object (device and inode), for finding loops. */
   readonly identity?: string;
-  /** The descriptor of a plain file, for native jobs that copy between files. */
-  readonly fd?: number;
+  /**
+   * Runs work on the descriptor of a plain file, for native jobs that copy between files. The number is the file's until
+   * the work has settled, for {@link close} waits for it; afterwards it may be another file's.
+   */
+  withDescriptor?<T>(work: (fd: number) => Promise<T>): Promise<T>;
   /** For a file opened by name, its absolute path: what relative references start from. */
   readonly path?: string;
 }

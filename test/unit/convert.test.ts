@@ -1,5 +1,5 @@
 /** Converting between stores of any kind: options, progress, stopping, failures, durability. */
-import { writeFile } from 'node:fs/promises';
+import { open as openFile, readFile, writeFile, type FileHandle } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import {
   convert,
@@ -93,6 +93,31 @@ describe('between stores in memory', () => {
 });
 
 describe('progress and stopping', () => {
+  it.each<'raw' | 'qcow2'>(['raw', 'qcow2'])(
+    'fails when the %s source is closed, rather than copy the file that gets its descriptor',
+    async (format) => {
+      const bytes = Buffer.alloc(96 * MiB, 'good');
+      await writeFile(path('good'), bytes);
+      await writeFile(path('other'), Buffer.alloc(96 * MiB, 'evil'));
+      if (format === 'qcow2') await convert(path('good'), path('source'), { targetFormat: 'qcow2' });
+      const { disk: opened } = await openDisk(path(format === 'raw' ? 'good' : 'source'));
+      let others: Promise<FileHandle[]> | undefined;
+      const closeAndOpenOthers = async (): Promise<FileHandle[]> => {
+        await opened.close();
+        return Promise.all([0, 1, 2].map(() => openFile(path('other'))));
+      };
+      const converting = convert(opened, path('target'), {
+        targetFormat: 'raw',
+        onProgress: () => {
+          others ??= closeAndOpenOthers();
+        },
+      });
+      await expect(converting).rejects.toMatchObject({ code: 'ERR_QCOW2_CLOSED' });
+      for (const handle of (await others) ?? []) await handle.close();
+      expect((await readFile(path('target'))).includes('evil')).toBe(false);
+    },
+  );
+
   it('counts bytes up to the size of the disk', async () => {
     const seen: Progress[] = [];
     await convert(source(), new MemoryStorage(), {

@@ -303,7 +303,8 @@ describe('flushing', () => {
       await storage.write(pattern(1, 10), 0);
       await storage.flush();
       await storage.flush();
-      expect(datasync.mock.calls.map(([fd]) => fd)).toEqual([storage.fd, storage.fd]);
+      const fd = await storage.withDescriptor((number) => Promise.resolve(number));
+      expect(datasync.mock.calls.map(([number]) => number)).toEqual([fd, fd]);
       expect(synced).toEqual([temp()]);
     });
   });
@@ -384,6 +385,28 @@ describe('closing', () => {
     } finally {
       await handle.close();
     }
+  });
+
+  it('lends its descriptor to work that close waits for, and to none afterwards', async () => {
+    const storage = await FileStorage.open(await fileWith(pattern(1, 100)), { mode: 'r' });
+    let closed = false;
+    await storage.withDescriptor(async (fd) => {
+      void storage.close().then(() => (closed = true));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+      expect(closed).toBe(false);
+      expect(fs.fstatSync(fd).size).toBe(100);
+    });
+    await storage.close();
+    const late = storage.withDescriptor(() => Promise.resolve());
+    await expect(late).rejects.toMatchObject({ code: 'ERR_QCOW2_CLOSED' });
+  });
+
+  it('lends no descriptor when the caller has closed the FileHandle', async () => {
+    const handle = await open(await fileWith(pattern(1, 100)), 'r');
+    const storage = await FileStorage.wrap(handle, { mode: 'r' });
+    await handle.close();
+    const late = storage.withDescriptor(() => Promise.resolve());
+    await expect(late).rejects.toMatchObject({ code: 'ERR_QCOW2_CLOSED' });
   });
 
   it('never touches another file when the caller has closed the FileHandle', async () => {
