@@ -8,6 +8,8 @@ import { quote } from '../format/text.js';
 import { Qcow2Error } from '../errors.js';
 import { bitmapFlags, bitmapObstacle, type BitmapEntry } from '../format/bitmap-directory.js';
 import { withFeature } from '../format/features.js';
+import { tableEntrySize } from '../format/geometry.js';
+import { alignUp } from '../format/units.js';
 import { BitmapBits, type KnownReferences } from './bitmap-bits.js';
 import { readBitmapDirectory, replaceBitmapDirectory, writeBitmapFlags } from './bitmap-directory-io.js';
 import type { Image } from './image.js';
@@ -16,9 +18,14 @@ import { Mutex } from './mutex.js';
 /** Bits in memory, bytes, past which they are written to the file between requests. */
 const maxResidentBytes = 32 * 1024 * 1024;
 
+/** Tables in memory, bytes; bitmaps past that are marked as in use and left alone, as damaged ones are. */
+const maxTableBytes = 64 * 1024 * 1024;
+
 /** One bitmap of the image. */
 export interface BitmapState {
   readonly entry: BitmapEntry;
+  /** Whether its table lies where that of another bitmap is, too, so that no bit in it can be told to be its own. */
+  readonly confused: boolean;
   /** Its bits, once they were asked for. */
   readonly bits: BitmapBits | null;
   /** Whether its IN_USE flag in the file is there on account of this image being open, and the bits here are right. */
@@ -103,12 +110,15 @@ export class DirtyBitmaps {
 
   /** The bitmaps in the order of the directory. For jobs of {@link run}. */
   async load(): Promise<readonly BitmapState[]> {
-    this.#states ??= (await readBitmapDirectory(this.#image)).map((entry) => ({
+    if (this.#states !== undefined) return this.#states;
+    const entries = await readBitmapDirectory(this.#image);
+    const confused = overlapping(entries, this.#image.geometry.clusterSize);
+    return (this.#states = entries.map((entry) => ({
       entry,
+      confused: confused.has(entry),
       bits: null,
       held: false,
-    }));
-    return this.#states;
+    })));
   }
 
   /**
@@ -125,6 +135,14 @@ export class DirtyBitmaps {
         `The bitmap ${quote(state.entry.name)} is inconsistent: it was not saved after its last use. ` +
           'Treat everything as dirty, remove it and make a new one',
         { feature: 'bitmap directory' },
+      );
+    }
+    if (state.confused) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_CORRUPT',
+        `The table of the bitmap ${quote(state.entry.name)} overlaps that of another bitmap. ` +
+          'Treat everything as dirty and remove both',
+        { offset: state.entry.tableOffset, feature: 'bitmap directory' },
       );
     }
     return BitmapBits.load(this.#image, state.entry);
@@ -213,12 +231,15 @@ export class DirtyBitmaps {
   async #hold(isMeant: (entry: BitmapEntry) => boolean): Promise<void> {
     const states = await this.load();
     const next: BitmapState[] = [];
+    let tableBytes = states.reduce((sum, { bits }) => sum + (bits?.tableSize ?? 0) * tableEntrySize, 0);
     for (const state of states) {
       if (!isMeant(state.entry) || isInUse(state)) next.push(state);
       else {
         const entry = { ...state.entry, flags: state.entry.flags | bitmapFlags.inUse };
-        const bits = await this.#bitsOrNull(state);
-        next.push({ entry, bits, held: bits !== null });
+        const wanted = entry.tableSize * tableEntrySize;
+        const bits = tableBytes + wanted > maxTableBytes ? null : await this.#bitsOrNull(state);
+        if (bits !== null) tableBytes += wanted;
+        next.push({ ...state, entry, bits, held: bits !== null });
       }
     }
     await writeBitmapFlags(this.#image, entriesOf(states), entriesOf(next));
@@ -250,7 +271,7 @@ export class DirtyBitmaps {
     const saved = states.map((state) => {
       if (!state.held || state.bits === null) return state;
       const flags = state.entry.flags & ~bitmapFlags.inUse;
-      return { entry: withTable({ ...state.entry, flags }, state.bits), bits: null, held: false };
+      return { ...state, entry: withTable({ ...state.entry, flags }, state.bits), bits: null, held: false };
     });
     const moves = saved.some(({ entry }, index) => !isSameTable(entry, states[index]?.entry));
     if (moves) await replaceBitmapDirectory(this.#image, entriesOf(saved));
@@ -293,6 +314,19 @@ const withTable = (entry: BitmapEntry, bits: BitmapBits): BitmapEntry => ({
   tableOffset: bits.tableOffset,
   tableSize: bits.tableSize,
 });
+
+/** The bitmaps whose tables share clusters with those of others. */
+function overlapping(entries: readonly BitmapEntry[], clusterSize: number): Set<BitmapEntry> {
+  const found = new Set<BitmapEntry>();
+  let last: { entry: BitmapEntry; end: number } | undefined;
+  const placed = entries.filter(({ tableSize }) => tableSize > 0);
+  for (const entry of placed.sort((a, b) => a.tableOffset - b.tableOffset)) {
+    const end = entry.tableOffset + alignUp(entry.tableSize * tableEntrySize, clusterSize);
+    if (last !== undefined && entry.tableOffset < last.end) found.add(entry).add(last.entry);
+    if (last === undefined || end > last.end) last = { entry, end };
+  }
+  return found;
+}
 
 /** The error for a bitmap that must not be used because of what this package does not know about it, or null. */
 function unusable(entry: BitmapEntry): Qcow2Error | null {

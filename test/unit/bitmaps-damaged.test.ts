@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { create, open, type DirtyExtent, type Qcow2 } from '../../lib/index.js';
 import {
   bitmapFlags,
+  bitmapName,
   encodeBitmapDirectory,
   parseBitmapDirectory,
   type BitmapEntry,
@@ -281,6 +282,70 @@ describe('a bitmap that names clusters of the guest', () => {
       expect(await reader.check()).toMatchObject({ leaks: 0, corruptions: 0 });
       await reader.close();
     }
+  });
+});
+
+describe('many bitmaps', () => {
+  /** Replaces the directory of an image by one of more entries, which fit into its cluster. */
+  async function rewrite(memory: MemoryStorage, entries: BitmapEntry[]): Promise<void> {
+    const { offset, extension } = await place(memory);
+    const bytes = encodeBitmapDirectory(entries);
+    await memory.write(bytes, offset);
+    const counts = Buffer.alloc(16);
+    counts.writeUInt32BE(entries.length);
+    counts.writeBigUInt64BE(BigInt(bytes.length), 8);
+    await memory.write(counts, extension);
+  }
+
+  async function flagsOf(memory: MemoryStorage, count: number): Promise<number[]> {
+    const { offset, size: length } = await place(memory);
+    const bytes = Buffer.alloc(length);
+    await memory.read(bytes, offset);
+    return parseBitmapDirectory(bytes, count, hostOffset(offset)).map(({ flags }) => flags);
+  }
+
+  const inUse = bitmapFlags.auto | bitmapFlags.inUse;
+
+  it('of one table are all out of date, and each can be removed', async () => {
+    const memory = await imageWith();
+    const [entry] = await directory(memory);
+    if (entry === undefined) throw new Error('no bitmap');
+    await rewrite(memory, [entry, { ...entry, ...bitmapName('c') }]);
+    const disk = await open(memory, { mode: 'r+' });
+    expect(await disk.bitmaps.list()).toMatchObject([{ consistent: false }, { consistent: false }]);
+    await expect(dirty(disk)).rejects.toMatchObject({ code: 'ERR_QCOW2_CORRUPT' });
+    await disk.write(pattern(2, 512), 8192);
+    await disk.close();
+    expect(await flagsOf(memory, 2)).toEqual([inUse, inUse]);
+    const again = await open(memory, { mode: 'r+' });
+    await again.bitmaps.remove('b');
+    await again.bitmaps.remove('c');
+    expect(await again.check()).toMatchObject({ corruptions: 0, leaks: 0 });
+    await again.close();
+  });
+
+  it('are followed as far as 64 MiB of tables go', async () => {
+    const MiB = 1024 * KiB;
+    const memory = new MemoryStorage();
+    const made = await create(memory, 2 * 1024 * 1024 * MiB, { clusterSize });
+    await made.bitmaps.create({ name: 'b', granularity: 512 });
+    await made.close();
+    const [entry] = await directory(memory);
+    if (entry === undefined) throw new Error('no bitmap');
+    expect(entry.tableSize * 8).toBe(MiB);
+    const entries = Array.from({ length: 66 }, (_, i) => ({
+      ...entry,
+      ...bitmapName(`b${i}`),
+      tableOffset: hostOffset((64 + i) * MiB),
+    }));
+    await rewrite(memory, entries);
+    await memory.write(Buffer.alloc(1), (64 + 66) * MiB - 1);
+    const disk = await open(memory, { mode: 'r+' });
+    await disk.write(pattern(2, 512), 8192);
+    await disk.close();
+    const flags = await flagsOf(memory, 66);
+    expect(flags.slice(0, 64)).toEqual(Array.from({ length: 64 }, () => bitmapFlags.auto));
+    expect(flags.slice(64)).toEqual([inUse, inUse]);
   });
 });
 
