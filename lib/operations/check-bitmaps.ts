@@ -51,6 +51,7 @@ async function countBitmap(context: CheckContext, entry: BitmapEntry): Promise<v
   }
   context.addArea(what, tableOffset, length);
   for (let at = 0; at < length; at += chunkBytes) {
+    context.progress.throwIfAborted();
     const chunk = new Uint8Array(Math.min(chunkBytes, length - at));
     try {
       await readExactly(image.storage, chunk, tableOffset + at, what);

@@ -76,11 +76,11 @@ export class CheckContext {
     return this.clusters * this.image.geometry.clusterSize;
   }
 
-  /** Counts an area of metadata. */
-  addArea(what: string, start: number, length: number): void {
+  /** Counts an area of metadata, as often as something refers to it. */
+  addArea(what: string, start: number, length: number, times = 1): void {
     if (length === 0) return;
     this.areas.push({ what, start, length });
-    if (this.counts.add(start, length, 1)) return;
+    if (this.counts.add(start, length, times)) return;
     this.findings.add({
       kind: 'entry-out-of-file',
       severity: 'corruption',

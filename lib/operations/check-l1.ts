@@ -22,6 +22,7 @@ const problemKinds: Record<EntryProblem, FindingKind> = {
  * Gathers the L2 tables of a piece of an L1 table into `tables`.
  * @param what names the table in findings
  * @param firstIndex index of the first entry in `bytes`
+ * @param times how many disks have this L1 table
  */
 export function followL1(
   context: CheckContext,
@@ -29,6 +30,7 @@ export function followL1(
   what: string,
   firstIndex: number,
   tables: L2TableSet,
+  times = 1,
 ): void {
   const { clusterSize } = context.image.geometry;
   const view = tableView(bytes);
@@ -36,23 +38,26 @@ export function followL1(
     const offset = readL1Entry(view, index, clusterSize);
     if (offset === 0) continue;
     if (offset > 0 && offset < context.fileEnd) {
-      tables.add(offset);
+      tables.add(offset, times);
       continue;
     }
     const place = maskedL1Offset(view, index);
     const followable = offset === EntryProblem.reservedBits && isPlaceOfTable(place, context);
     // What only has stray bits set still says where its table is; a repair must not take that for free.
-    if (followable) tables.add(place);
-    else if (offset === EntryProblem.unaligned) context.counts.add(place, clusterSize, 1);
-    context.findings.add({
-      kind: offset > 0 ? 'entry-out-of-file' : problemKinds[offset as EntryProblem],
-      severity: 'corruption',
-      where: `entry ${firstIndex + index} of ${what}`,
-      offset: place,
-      message:
-        `Entry ${firstIndex + index} of ${what} ` +
-        (offset > 0 ? `points past the end of the file, at ${hex(place)}` : describeEntryProblem(offset)),
-    });
+    if (followable) tables.add(place, times);
+    else if (offset === EntryProblem.unaligned) context.counts.add(place, clusterSize, times);
+    context.findings.add(
+      {
+        kind: offset > 0 ? 'entry-out-of-file' : problemKinds[offset as EntryProblem],
+        severity: 'corruption',
+        where: `entry ${firstIndex + index} of ${what}`,
+        offset: place,
+        message:
+          `Entry ${firstIndex + index} of ${what} ` +
+          (offset > 0 ? `points past the end of the file, at ${hex(place)}` : describeEntryProblem(offset)),
+      },
+      times,
+    );
   }
 }
 

@@ -3,15 +3,18 @@
 /** Offsets that gather before they are sorted in; bounds the memory that many snapshots take. */
 const batchSize = 256 * 1024;
 
+/** What is referred to more often than this counts as this often, not as less. Two of it are still a 32-bit number. */
+const maxTimes = 2 ** 31 - 1;
+
 export class L2TableSet {
   /** Ascending, each once. */
   #offsets = new Float64Array(0);
   #times = new Uint32Array(0);
-  #pending: number[] = [];
+  readonly #pending = new Map<number, number>();
 
-  add(offset: number): void {
-    this.#pending.push(offset);
-    if (this.#pending.length >= batchSize) this.#merge();
+  add(offset: number, times = 1): void {
+    this.#pending.set(offset, (this.#pending.get(offset) ?? 0) + times);
+    if (this.#pending.size >= batchSize) this.#merge();
   }
 
   /** Offsets of the tables, ascending. */
@@ -33,24 +36,24 @@ export class L2TableSet {
   }
 
   #merge(): void {
-    if (this.#pending.length === 0) return;
-    const added = Float64Array.from(this.#pending).sort();
-    this.#pending = [];
+    if (this.#pending.size === 0) return;
+    const added = Float64Array.from(this.#pending.keys()).sort();
     const offsets = new Float64Array(this.#offsets.length + added.length);
     const times = new Uint32Array(offsets.length);
     let length = 0;
     const put = (offset: number, count: number): void => {
       if (length === 0 || offsets[length - 1] !== offset) offsets[length++] = offset;
-      times[length - 1] = (times[length - 1] ?? 0) + count;
+      times[length - 1] = Math.min(maxTimes, (times[length - 1] ?? 0) + count);
     };
     let old = 0;
     for (const offset of added) {
       for (; old < this.#offsets.length && (this.#offsets[old] ?? 0) <= offset; old++) {
         put(this.#offsets[old] ?? 0, this.#times[old] ?? 0);
       }
-      put(offset, 1);
+      put(offset, this.#pending.get(offset) ?? 0);
     }
     for (; old < this.#offsets.length; old++) put(this.#offsets[old] ?? 0, this.#times[old] ?? 0);
+    this.#pending.clear();
     this.#offsets = offsets.slice(0, length);
     this.#times = times.slice(0, length);
   }

@@ -33,8 +33,12 @@ export class CheckProgress {
     this.#total += bytes;
   }
 
-  step(bytes: number): void {
+  throwIfAborted(): void {
     this.#signal?.throwIfAborted();
+  }
+
+  step(bytes: number): void {
+    this.throwIfAborted();
     this.#done += bytes;
     this.#onProgress?.({ done: Math.min(this.#done, this.#total), total: this.#total });
   }

@@ -61,17 +61,30 @@ async function countSnapshots(context: CheckContext): Promise<void> {
   }
   const bytes = snapshots.reduce((sum, entry) => sum + alignUp(entryBytes(entry), 8), 0);
   context.addArea('the snapshot table', image.header.snapshotsOffset, bytes);
-  for (const snapshot of snapshots) await countSnapshotL1(context, snapshot);
+  const groups = new Map<string, { first: SnapshotEntry; times: number }>();
+  for (const snapshot of snapshots) {
+    if (!examineEntry(context, snapshot)) continue;
+    const place = `${snapshot.l1TableOffset} ${snapshot.l1Size}`;
+    const group = groups.get(place);
+    if (group === undefined) groups.set(place, { first: snapshot, times: 1 });
+    else group.times++;
+  }
+  // A damaged table may name one L1 table tens of thousands of times.
+  for (const { first, times } of groups.values()) await countSnapshotL1(context, first, times);
 }
 
 const entryBytes = ({ idBytes, nameBytes, extraData }: SnapshotEntry): number =>
   minSnapshotEntrySize + extraData.length + idBytes.length + nameBytes.length;
 
-async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): Promise<void> {
+const nameOf = ({ id }: SnapshotEntry): string => `snapshot ${quote(id)}`;
+const l1Of = (snapshot: SnapshotEntry): string => `the L1 table of ${nameOf(snapshot)}`;
+
+/** Reports what is wrong with a snapshot's entry. Returns whether its L1 table can be read. */
+function examineEntry(context: CheckContext, snapshot: SnapshotEntry): boolean {
   const { image, findings } = context;
   const { l1TableOffset, l1Size, extraData } = snapshot;
-  const name = `snapshot ${quote(snapshot.id)}`;
-  const what = `the L1 table of ${name}`;
+  const name = nameOf(snapshot);
+  const what = l1Of(snapshot);
   const finding = misplacedL1(snapshot, image.geometry.clusterSize);
   if (finding !== null) {
     // What the snapshot holds is still in its clusters: they must not be taken for free.
@@ -83,7 +96,7 @@ async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): 
       offset: l1TableOffset,
       message: `${what} ${finding}`,
     });
-    return;
+    return false;
   }
   if (image.header.version >= 3 && extraData.length < version3ExtraData) {
     findings.add({
@@ -105,17 +118,25 @@ async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry): 
       message: `${what} has ${l1Size} entries, but its disk needs ${needed}`,
     });
   }
+  return true;
+}
+
+/** @param times how many snapshots have this L1 table */
+async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry, times: number): Promise<void> {
+  const { l1TableOffset, l1Size } = snapshot;
+  const what = l1Of(snapshot);
   const length = l1Size * tableEntrySize;
-  context.addArea(what, l1TableOffset, length);
+  context.addArea(what, l1TableOffset, length, times);
   for (let at = 0; at < length; at += chunkBytes) {
+    context.progress.throwIfAborted();
     const chunk = new Uint8Array(Math.min(chunkBytes, length - at));
     try {
-      await readExactly(image.storage, chunk, l1TableOffset + at, what);
+      await readExactly(context.image.storage, chunk, l1TableOffset + at, what);
     } catch (error) {
       context.unknown('snapshot', what, error, l1TableOffset);
       return;
     }
-    followL1(context, chunk, what, at / tableEntrySize, context.snapshotTables);
+    followL1(context, chunk, what, at / tableEntrySize, context.snapshotTables, times);
   }
 }
 

@@ -2,6 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { create, MemoryStorage, open } from '../../lib/index.js';
 import type { CreateOptions, Progress } from '../../lib/index.js';
+import { encodeSnapshotTable, parseSnapshotTable } from '../../lib/format/snapshot-table.js';
+import { hostOffset } from '../../lib/format/units.js';
 import { RecordingStorage } from '../support/recording-storage.js';
 
 const cluster = 65536;
@@ -238,3 +240,90 @@ function unreadableAt(storage: MemoryStorage, offset: number): MemoryStorage {
     },
   });
 }
+
+describe('snapshots and bitmaps', () => {
+  /** Content that tells of every read. */
+  class WatchedStorage extends MemoryStorage {
+    onRead: (position: number) => void = () => undefined;
+
+    override read(buffer: Uint8Array, position: number): Promise<number> {
+      this.onRead(position);
+      return super.read(buffer, position);
+    }
+  }
+
+  async function watched(change: (storage: MemoryStorage) => Promise<void>): Promise<WatchedStorage> {
+    const storage = await image(4);
+    await change(storage);
+    const bytes = Buffer.alloc(await storage.size());
+    await storage.read(bytes, 0);
+    return new WatchedStorage(bytes);
+  }
+
+  /** An image with three snapshots, and where their L1 tables are. */
+  async function withSnapshots(shared: boolean): Promise<{ storage: WatchedStorage; l1: number[] }> {
+    let l1: number[] = [];
+    const storage = await watched(async (memory) => {
+      const disk = await open(memory, { mode: 'r+' });
+      for (const name of ['a', 'b', 'c']) await disk.snapshots.create({ name });
+      await disk.close();
+      const at = hostOffset(await pointer(memory, 64));
+      const bytes = Buffer.alloc(4096);
+      await memory.read(bytes, at);
+      const entries = parseSnapshotTable(bytes, 3, at, bytes.length)?.entries ?? [];
+      l1 = entries.map(({ l1TableOffset }) => l1TableOffset);
+      const first = hostOffset(l1[0] ?? 0);
+      if (shared) {
+        await memory.write(encodeSnapshotTable(entries.map((e) => ({ ...e, l1TableOffset: first }))), at);
+      }
+    });
+    return { storage, l1 };
+  }
+
+  it('that share an L1 table have it read once and counted as often as there are snapshots', async () => {
+    const { storage, l1 } = await withSnapshots(true);
+    const reads: number[] = [];
+    storage.onRead = (position) => void reads.push(position);
+    const disk = await open(storage);
+    reads.length = 0;
+    const report = await disk.check();
+    await disk.close();
+    expect(reads.filter((position) => l1.includes(position))).toEqual([l1[0]]);
+    const counts = report.findings.filter(({ kind }) => kind.startsWith('refcount'));
+    const unused = l1.slice(1).sort((a, b) => a - b);
+    expect(counts.map(({ offset, expected, found }) => [offset, expected, found])).toEqual([
+      [l1[0], 3, 1],
+      ...unused.map((offset) => [offset, 0, 1]),
+    ]);
+  });
+
+  it('are not read on once the signal is aborted', async () => {
+    const tables: number[] = [];
+    const { storage: snapshots, l1 } = await withSnapshots(false);
+    const bitmaps = await watched(async (memory) => {
+      const disk = await open(memory, { mode: 'r+' });
+      for (const name of ['a', 'b', 'c']) await disk.bitmaps.create({ name });
+      const directory = disk.header.bitmaps?.directoryOffset ?? 0;
+      await disk.close();
+      // Each entry takes 24 bytes, and 8 for its name.
+      for (const i of [0, 1, 2]) tables.push(await pointer(memory, directory + i * 32));
+    });
+    for (const [storage, places] of [
+      [snapshots, l1],
+      [bitmaps, tables],
+    ] as const) {
+      expect(new Set(places).size).toBe(3);
+      const disk = await open(storage);
+      const stop = new AbortController();
+      let reads = 0;
+      storage.onRead = (position) => {
+        if (!places.includes(position)) return;
+        reads++;
+        stop.abort(new Error('enough'));
+      };
+      await expect(disk.check({ signal: stop.signal })).rejects.toThrow('enough');
+      expect(reads).toBe(1);
+      await disk.close();
+    }
+  });
+});
