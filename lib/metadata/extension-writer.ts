@@ -12,10 +12,8 @@ import {
 } from '../format/header-extensions.js';
 import { alignDown } from '../format/units.js';
 import { readPadded } from '../storage/storage.js';
+import { otherExtensions, sectorSize } from './first-cluster-switch.js';
 import type { Image } from './image.js';
-
-/** What a medium writes as a whole. */
-const sectorSize = 512;
 
 /**
  * Says where the bitmap directory is, or with null that there is none. Durable when it resolves.
@@ -23,7 +21,7 @@ const sectorSize = 512;
  */
 export async function writeBitmapsExtension(image: Image, value: BitmapsExtension | null): Promise<void> {
   const found = findExtension(image.header.extensions, 'bitmaps');
-  const others = image.header.extensions.filter(({ type }) => type !== extensionTypes.bitmaps);
+  const others = otherExtensions(image.header, extensionTypes.bitmaps);
   const extension = value === null ? null : encodeBitmapsExtension(value);
   const inPlace = extension !== null && found?.data.length === extension.data.length;
   const list = extension === null ? others : [...others, extension];

@@ -1,17 +1,19 @@
 /**
  * Changing what kind of image an image is: version, refcount width, lazy refcounts, data file, size. Every step but the
- * last of each change only adds to the image, and the last is one write of the header, so a crash leaves the image as it
- * was or as it is to be; at worst clusters leak.
+ * last of each change only adds to the image, and the last is one write of the header within a sector (or, in small
+ * clusters that are nearly full, of several: see first-cluster-switch.ts), so a crash leaves the image as it was or as it is
+ * to be; at worst clusters leak.
  */
 import { outOfRange, Qcow2Error } from '../errors.js';
 import { hasFeature, noFeatures, withFeature, type FeatureFields } from '../format/features.js';
-import { changedBytes, layoutFirstCluster, replaceExtensions } from '../format/first-cluster.js';
-import { dataFileExtension, extensionTypes } from '../format/header-extensions.js';
+import { layoutFirstCluster, replaceExtensions } from '../format/first-cluster.js';
+import { dataFileExtension, extensionTypes, type HeaderExtension } from '../format/header-extensions.js';
 import { headerLengthV2, headerLengthV3 } from '../format/header-fields.js';
 import type { Header } from '../format/header.js';
 import { withFullExtraData } from '../format/snapshot-table.js';
 import { toBytes } from '../format/units.js';
 import type { GuestImage } from '../io/guest-image.js';
+import { otherExtensions, switchFirstCluster } from '../metadata/first-cluster-switch.js';
 import { Image, readHeader } from '../metadata/image.js';
 import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { makeGuest } from '../open.js';
@@ -21,6 +23,11 @@ import { expandZeroClusters } from './expand-zero-clusters.js';
 import { changeRefcountWidth } from './refcount-width.js';
 import { resizeGuest } from './resize.js';
 
+/**
+ * A crash leaves the image as it was or as it is to be after each change. Only where the first cluster has no room for a
+ * second copy of what changes (clusters of 1 to 4 KiB, nearly full of header, extensions and backing file name) may a write of
+ * `version` or `dataFile` that is torn between two sectors of 512 bytes leave a mixture.
+ */
 export interface AmendOptions extends Op {
   /** 2 needs refcounts of 16 bits, and neither bitmaps, snapshots nor anything else that only version 3 has. */
   version?: 2 | 3;
@@ -166,9 +173,7 @@ async function writeVersion(image: Image, version: 2 | 3, features: FeatureField
   const before = await readFirstCluster(image);
   const headerLength = version === 2 ? headerLengthV2 : headerLengthV3;
   const { featureNames, bitmaps } = extensionTypes;
-  const extensions = header.extensions.filter(
-    ({ type }) => version === 3 || (type !== featureNames && type !== bitmaps),
-  );
+  const extensions = otherExtensions(header, ...(version === 3 ? [] : [featureNames, bitmaps]));
   const { backingFileOffset: start, backingFileSize: length } = header;
   const after = layoutFirstCluster({
     fields: {
@@ -182,7 +187,7 @@ async function writeVersion(image: Image, version: 2 | 3, features: FeatureField
     // The name keeps its bytes, be they UTF-8 or not.
     backingFile: header.backingFile === null ? null : before.slice(start, start + length),
   });
-  await writeChanged(image, before, after);
+  await writeChanged(image, before, after, extensions);
 }
 
 /** The name of the data file, and whether it is raw. */
@@ -190,9 +195,9 @@ async function changeFields(image: Image, { dataFile, dataFileRaw }: AmendOption
   if (dataFile !== undefined) {
     const { header } = image;
     const before = await readFirstCluster(image);
-    const others = header.extensions.filter(({ type }) => type !== extensionTypes.dataFile);
+    const others = otherExtensions(header, extensionTypes.dataFile);
     const extensions = dataFile === '' ? others : [...others, dataFileExtension(dataFile)];
-    await writeChanged(image, before, replaceExtensions(before, header, extensions));
+    await writeChanged(image, before, replaceExtensions(before, header, extensions), extensions);
   }
   if (dataFileRaw === undefined) return;
   await image.patchHeader({ autoclear: withFeature(image.header, 'rawExternal', dataFileRaw).autoclear });
@@ -212,15 +217,13 @@ async function readFirstCluster({ header, storage }: Image): Promise<Uint8Array>
 }
 
 async function writeChanged(
-  { storage, committer }: Image,
+  image: Image,
   before: Uint8Array,
   after: Uint8Array,
+  extensions: readonly HeaderExtension[],
 ): Promise<void> {
-  const changed = changedBytes(before, after);
-  if (changed === null) return;
-  await committer.exclusive(async () => {
-    await committer.barrier();
-    await storage.write(changed.bytes, changed.offset);
-    await committer.barrier();
+  await image.committer.exclusive(async () => {
+    await switchFirstCluster(image, before, after, extensions);
+    await image.reloadHeader();
   });
 }

@@ -4,13 +4,14 @@
  *   what differs between the old and the new backing file, copied into the image | the header        (`|` is a barrier)
  *
  * so until the header names the new file the image reads as before on the old one, and from then on as before on the new
- * one. Whatever stops it before that leaves the image on the old file, with some copies of that file's content; doing it
+ * one: one sector switches from name to name, except in small clusters that are nearly full (see first-cluster-switch.ts).
+ * Whatever stops it before that leaves the image on the old file, with some copies of that file's content; doing it
  * again from the start completes it.
  */
 import type { Disk, Job } from '../disk.js';
 import { invalidArgValue, Qcow2Error } from '../errors.js';
 import { hasFeature } from '../format/features.js';
-import { changedBytes, replaceExtensions } from '../format/first-cluster.js';
+import { replaceExtensions } from '../format/first-cluster.js';
 import { backingFormatExtension, extensionTypes } from '../format/header-extensions.js';
 import { encodeName } from '../format/text.js';
 import { alignDown, alignUp, guestOffset } from '../format/units.js';
@@ -20,6 +21,7 @@ import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { readBelow } from '../io/read.js';
 import { writeGuest } from '../io/write.js';
+import { otherExtensions, switchFirstCluster } from '../metadata/first-cluster-switch.js';
 import type { Image } from '../metadata/image.js';
 import { L2Flag, native } from '../native.js';
 import type { Below, Opened } from '../open.js';
@@ -35,6 +37,11 @@ export interface BackingName {
   format?: ImageFormat;
 }
 
+/**
+ * A crash leaves the image on the old backing file or the new one. Only where the first cluster has no room for both names
+ * beside each other (clusters of 1 to 4 KiB, nearly full of header, extensions and name) may a write torn between two sectors of
+ * 512 bytes leave a mixture of them.
+ */
 export interface RebaseOptions extends Job {
   /**
    * `safe` (default) keeps the disk's content. `unsafe` only changes the name, for a file that was moved or has the same
@@ -216,13 +223,11 @@ async function nameBacking(image: Image, to: BackingName | null): Promise<void> 
   const { header, storage, committer } = image;
   const before = new Uint8Array(header.geometry.clusterSize);
   await readExactly(storage, before, 0, 'the header');
-  const others = header.extensions.filter(({ type }) => type !== extensionTypes.backingFormat);
+  const others = otherExtensions(header, extensionTypes.backingFormat);
   const extensions = to?.format === undefined ? others : [backingFormatExtension(to.format), ...others];
-  const changed = changedBytes(before, replaceExtensions(before, header, extensions, to?.name ?? null));
-  if (changed === null) return;
+  const after = replaceExtensions(before, header, extensions, to?.name ?? null);
   await committer.exclusive(async () => {
-    await storage.write(changed.bytes, changed.offset);
-    await committer.barrier();
+    await switchFirstCluster(image, before, after, extensions);
     await image.reloadHeader();
   });
 }

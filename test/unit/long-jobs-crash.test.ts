@@ -7,7 +7,10 @@ import {
   type AmendOptions,
   type CreateOptions,
   type Qcow2,
+  type Reference,
+  type Storage,
 } from '../../lib/index.js';
+import { readHeader } from '../../lib/metadata/image.js';
 import { crashStates } from '../support/crash-states.js';
 import { inspectImage } from '../support/image-invariants.js';
 import { pattern } from '../support/pattern.js';
@@ -15,8 +18,7 @@ import { RecordingStorage } from '../support/recording-storage.js';
 
 const KiB = 1024;
 const size = 96 * KiB;
-// The first cluster is rewritten whole now and then, which no sector-wise write can do at once.
-const crashes = { exhaustiveUpTo: 6, samples: 12, tornSamples: 2, tornUnits: [4096] };
+const crashes = { exhaustiveUpTo: 6, samples: 12, tornSamples: 2, tornUnits: [512, 4096] };
 
 const resolverOf =
   (files: ReadonlyMap<string, MemoryStorage>) =>
@@ -69,6 +71,95 @@ async function judge(
   }
   return states;
 }
+
+/** What the header says of other files, its version, and its extensions but the one that spans others for a moment. */
+async function headerIn(storage: MemoryStorage): Promise<string> {
+  const { version, backingFile, backingFormat, dataFile, extensions } = await readHeader(storage, false);
+  const others = extensions.filter(({ type }) => type !== 0x736b6970);
+  const list = others.map(({ type, data }) => `${type} ${Buffer.from(data).toString('hex')}`);
+  return JSON.stringify({ version, backingFile, backingFormat, dataFile, list });
+}
+
+/** Every state that a crash leaves of a storage has one of two headers, whatever sectors reached the medium. */
+async function judgeHeaders(recording: RecordingStorage, image: MemoryStorage): Promise<void> {
+  const headers = [await headerIn(recording.log.initial), await headerIn(image)];
+  expect(headers[0]).not.toBe(headers[1]);
+  const torn = { exhaustiveUpTo: 6, tornUnits: [512], tornSamples: 30 };
+  const seen = new Set<string>();
+  for await (const { content, description } of crashStates(recording.log, torn)) {
+    const header = await headerIn(content);
+    expect(headers, description).toContain(header);
+    seen.add(header);
+  }
+  expect(seen.size).toBe(2);
+}
+
+const longName = (letter: string, length: number): string => letter.repeat(length);
+type Named = { name: string; format?: 'raw' | 'qcow2' } | null;
+
+describe('a torn first cluster', () => {
+  const data = new MemoryStorage();
+  const a = { name: longName('a', 700), format: 'raw' } as const;
+  it.each<[string, CreateOptions, Named, Named]>([
+    ['another long name', {}, a, { name: longName('b', 900), format: 'raw' }],
+    [
+      'another long name and format',
+      { clusterSize: 65536 },
+      a,
+      { name: longName('b', 900), format: 'qcow2' },
+    ],
+    ['no name any more', { clusterSize: 65536 }, a, null],
+    ['a first name', { clusterSize: 65536 }, null, a],
+    ['a name without a format', { clusterSize: 65536 }, a, { name: longName('b', 100) }],
+    ['a format for the same name', { clusterSize: 65536 }, { name: a.name }, a],
+    ['version 2', { version: 2 }, a, { name: longName('b', 1023), format: 'raw' }],
+    ['a little room', { clusterSize: 2048 }, a, { name: longName('b', 900), format: 'raw' }],
+    ['one sector', { clusterSize: 512 }, { name: longName('a', 300) }, { name: longName('b', 250) }],
+  ])('leaves the old backing file or the new one: %s', async (_name, options, from, to) => {
+    const image = await makeImage(2, { clusterSize: 4096, ...options });
+    const files = { raw: new MemoryStorage(), qcow2: await makeImage(1) };
+    const resolve = ({ format }: Reference): MemoryStorage => (format === 'qcow2' ? files.qcow2 : files.raw);
+    const rebase = async (storage: Storage, named: Named): Promise<void> => {
+      const disk = await open(storage, { mode: 'r+', resolve });
+      await disk.rebase(named, { mode: 'unsafe' });
+      await disk.close();
+    };
+    await rebase(image, from);
+    const recording = await RecordingStorage.over(image);
+    await rebase(recording, to);
+    await judgeHeaders(recording, image);
+    const there = await RecordingStorage.over(image);
+    await rebase(there, from);
+    await judgeHeaders(there, image);
+  });
+
+  it('is written in place when it has no room for both names', async () => {
+    const image = await makeImage(2, { clusterSize: 1024 });
+    for (const letter of ['a', 'b']) {
+      const name = longName(letter, 800);
+      const disk = await open(image, { mode: 'r+', resolve: () => new MemoryStorage() });
+      await disk.rebase({ name, format: 'raw' }, { mode: 'unsafe' });
+      await disk.close();
+      expect(await readHeader(image, false)).toMatchObject({ backingFile: name, backingFormat: 'raw' });
+    }
+  });
+
+  it.each<[string, CreateOptions, AmendOptions]>([
+    ['to version 3', { version: 2 }, { version: 3 }],
+    ['to version 2', {}, { version: 2 }],
+    ['to another data file', { dataFile: { name: longName('d', 500), source: data } }, { dataFile: 'e' }],
+    ['to no name of it', { dataFile: { name: longName('d', 500), source: data } }, { dataFile: '' }],
+  ])('leaves the image as it was or as it is to be: %s', async (_name, options, amendment) => {
+    const image = new MemoryStorage();
+    const backing = { name: longName('a', 600), format: 'raw', unchecked: true } as const;
+    await (await create(image, size, { clusterSize: 65536, backing, ...options })).close();
+    const recording = await RecordingStorage.over(image);
+    const disk = await open(recording, { mode: 'r+', resolve: () => data });
+    await disk.amend(amendment);
+    await disk.close();
+    await judgeHeaders(recording, image);
+  });
+});
 
 describe('a crash', () => {
   it('in a commit leaves the image as it was, whatever reached the two files', async () => {
