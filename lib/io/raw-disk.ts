@@ -3,10 +3,8 @@ import type { Readable } from 'node:stream';
 import type { ByteRange, Extent, ExtentQuery, Op, WritableDisk } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
-import { readPadded, type Storage } from '../storage/storage.js';
+import { readPadded, writeZeros, type Storage } from '../storage/storage.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './disk-queries.js';
-
-const zeroBlock = new Uint8Array(64 * 1024);
 
 export class RawDisk implements WritableDisk {
   #size: number;
@@ -49,10 +47,7 @@ export class RawDisk implements WritableDisk {
     const { start, end } = checkRange(this.size, position, length);
     this.#assertWritable();
     if (start === end || (await this.storage.punch?.(start, end - start)) === true) return;
-    for (let at = start; at < end; at += zeroBlock.length) {
-      op.signal?.throwIfAborted();
-      await this.storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), at);
-    }
+    await writeZeros(this.storage, start, end - start, op.signal);
   }
 
   async flush(): Promise<void> {

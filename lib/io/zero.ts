@@ -3,6 +3,7 @@ import { hasFeature } from '../format/features.js';
 import { alignDown, alignUp, guestOffset, type GuestOffset } from '../format/units.js';
 import type { Run } from '../metadata/run.js';
 import { L2Flag, native, RunKind } from '../native.js';
+import { writeZeros as writeStorageZeros } from '../storage/storage.js';
 import type { GuestImage } from './guest-image.js';
 import { releaseRuns } from './release.js';
 import { assertInside, checkRuns, writeLocked } from './write.js';
@@ -177,7 +178,5 @@ async function zeroDataFile(
   const { dataStorage, committer } = guest.image;
   committer.dataWritten();
   if (punch && (await dataStorage.punch?.(start, end - start)) === true) return;
-  for (let at = start; at < end; at += zeroBlock.length) {
-    await dataStorage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), at);
-  }
+  await writeStorageZeros(dataStorage, start, end - start);
 }

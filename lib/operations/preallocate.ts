@@ -2,11 +2,9 @@
 import { alignUp, guestOffset, hostOffset } from '../format/units.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { native } from '../native.js';
-import type { Storage } from '../storage/storage.js';
+import { writeZeros, type Storage } from '../storage/storage.js';
 
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
-
-const zeroBlock = new Uint8Array(1024 * 1024);
 
 /**
  * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that read as zeros. `start` is a multiple of
@@ -69,10 +67,4 @@ async function prepare(
   if (old > 0 && (await storage.punch?.(host, old)) !== true) await writeZeros(storage, host, old);
   if (mode === 'falloc' && (await storage.allocate?.(host, length)) !== true)
     await writeZeros(storage, host, length);
-}
-
-async function writeZeros(storage: Storage, position: number, length: number): Promise<void> {
-  for (let at = 0; at < length; at += zeroBlock.length) {
-    await storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, length - at)), position + at);
-  }
 }

@@ -2,7 +2,7 @@
 import { toBytes } from '../format/units.js';
 import { invalidArgValue, Qcow2Error } from '../errors.js';
 import { openSource, type Source } from '../storage/open-source.js';
-import type { Storage } from '../storage/storage.js';
+import { writeZeros, type Storage } from '../storage/storage.js';
 
 export interface ResizeRawOptions {
   /** Allows making the file smaller: what is past its new end is lost. */
@@ -12,8 +12,6 @@ export interface ResizeRawOptions {
   /** `false` takes no file lock; see {@link OpenOptions}. */
   lock?: boolean;
 }
-
-const zeroBlock = new Uint8Array(1024 * 1024);
 
 /**
  * Resizes a raw disk; durable when it resolves.
@@ -45,7 +43,7 @@ export async function resizeRaw(
     }
     await storage.truncate(bytes);
     if (preallocation === 'falloc') await reserveRaw(storage, before, bytes);
-    if (preallocation === 'full') await writeZeros(storage, before, bytes);
+    if (preallocation === 'full') await writeZeros(storage, before, bytes - before);
     await storage.flush();
   } finally {
     if (owned) await storage.close();
@@ -55,11 +53,5 @@ export async function resizeRaw(
 /** Reserves space for bytes [start, end), which read as zeros; by writing them where there is no other way. */
 export async function reserveRaw(storage: Storage, start: number, end: number): Promise<void> {
   if (start >= end || (await storage.allocate?.(start, end - start)) === true) return;
-  await writeZeros(storage, start, end);
-}
-
-async function writeZeros(storage: Storage, start: number, end: number): Promise<void> {
-  for (let at = start; at < end; at += zeroBlock.length) {
-    await storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, end - at)), at);
-  }
+  await writeZeros(storage, start, end - start);
 }

@@ -88,3 +88,18 @@ export async function writeAll(
     at += buffer.length;
   }
 }
+
+const zeroBlock = new Uint8Array(1024 * 1024);
+
+/** Writes `length` zeros, for where a hole is not to be had or not wanted. An abort is noticed between blocks. */
+export async function writeZeros(
+  storage: Storage,
+  position: number,
+  length: number,
+  signal?: AbortSignal,
+): Promise<void> {
+  for (let at = 0; at < length; at += zeroBlock.length) {
+    signal?.throwIfAborted();
+    await storage.write(zeroBlock.subarray(0, Math.min(zeroBlock.length, length - at)), position + at);
+  }
+}
