@@ -1,7 +1,7 @@
 /** The public face of the package. Start at {@link open} and {@link create}. */
 export { openChain, type ChainLayer } from './chain.js';
 export { create } from './create.js';
-export { open, openDisk, Qcow2, type WriteOptions } from './qcow2.js';
+export { open, openDisk, Qcow2 } from './qcow2.js';
 export type {
   ByteRange,
   Disk,
@@ -16,6 +16,7 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { RawDisk } from './io/raw-disk.js';
+export type { WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 export type { CommitOptions } from './operations/commit.js';

@@ -17,6 +17,7 @@ import { RawDisk } from './io/raw-disk.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
 import { knownReferences } from './operations/known-references.js';
+import { repairDirtyImage } from './operations/repair.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
 import { identityOf, openSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
@@ -167,7 +168,14 @@ async function assemble(
     forRepair,
     cacheBytes: options.cacheBytes ?? defaultCacheBytes,
   });
+  if (writable && !forRepair) await prepareForWriting(image);
   return { guest: makeGuest(image, backing?.disk ?? null, cipher), below: backing?.below ?? null };
+}
+
+/** Does what the format demands before the first write to an image. */
+async function prepareForWriting(image: Image): Promise<void> {
+  await image.clearUnknownAutoclear();
+  if (hasFeature(image.header, 'dirty')) await repairDirtyImage(image);
 }
 
 const alreadyOpen = (disk: Disk | null): OpenedBelow | null => (disk === null ? null : { disk, below: null });

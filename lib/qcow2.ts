@@ -2,55 +2,31 @@
 import type { Readable } from 'node:stream';
 import { debuglog } from 'node:util';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
-import { invalidArgType, Qcow2Error } from './errors.js';
-import { hasFeature } from './format/features.js';
 import type { Header } from './format/header.js';
-import { guestOffset, toBytes } from './format/units.js';
-import { writeCompressed } from './io/compressed-write.js';
-import { checkRange, createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
+import { toBytes } from './format/units.js';
+import { assertChangeable, assertWritable } from './io/changeable.js';
+import { createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
 import { guestExtents } from './io/extents.js';
-import { Gate } from './io/gate.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
-import { readGuest } from './io/read.js';
-import { writeGuest } from './io/write.js';
-import { zeroGuest } from './io/zero.js';
-import {
-  closeAll,
-  defaultCacheBytes,
-  makeGuest,
-  openAnyDisk,
-  openBackingFile,
-  openImage,
-  readLuksArea,
-} from './open.js';
+import { Requests, type WriteOptions } from './io/requests.js';
+import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
 import { amendImage, type AmendOptions } from './operations/amend.js';
 import { addKey, removeKey, type AddKeyOptions, type RemoveKeyOptions } from './operations/amend-keys.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
-import { commitDown, type CommitOptions } from './operations/commit.js';
-import {
-  checkBackingName,
-  rebaseImage,
-  type BackingName,
-  type NewBacking,
-  type RebaseOptions,
-} from './operations/rebase.js';
 import type { CheckOptions, CheckReport } from './operations/check-report.js';
+import { commitDown, type CommitOptions } from './operations/commit.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
-import { checkGuest, rebuildGuestRefcounts, repairDirtyImage } from './operations/repair.js';
+import { openNewBacking } from './operations/new-backing.js';
+import { checkBackingName, rebaseImage, type BackingName, type RebaseOptions } from './operations/rebase.js';
+import { checkGuest, rebuildGuestRefcounts } from './operations/repair.js';
 import { resizeGuest, type ResizeOptions } from './operations/resize.js';
-import type { ImageFormat, OpenOptions, ResolvePolicy, Source } from './options.js';
 import { Snapshots } from './operations/snapshots.js';
-import { resolveReference } from './storage/resolve.js';
+import type { ImageFormat, OpenOptions, Source } from './options.js';
 
 const log = debuglog('qcow2');
-
-export interface WriteOptions extends Op {
-  /** Stores whole clusters compressed: `true` or a level (zlib 1 to 12, zstd 1 to 22). */
-  compress?: boolean | number;
-}
 
 /** @internal How an image opens what it stands on: with this module's own disks. */
 export const chain: ChainContext = {
@@ -63,30 +39,15 @@ export const chain: ChainContext = {
  * @throws Qcow2Error when it is none, is damaged or needs something that was not given; system errors of the file
  */
 export async function open(source: Source, options: OpenOptions = {}): Promise<Qcow2> {
-  const opened = await openImage(source, options, chain);
-  return prepared(new Qcow2(opened), options);
-}
-
-/** Does what opening for writing demands; on failure the disk is closed. */
-async function prepared(disk: Qcow2, { mode, forRepair }: OpenOptions): Promise<Qcow2> {
-  if (mode !== 'r+' || forRepair === true) return disk;
-  try {
-    await disk.prepareForWriting();
-    return disk;
-  } catch (error) {
-    await disk.abandon();
-    throw error;
-  }
+  return new Qcow2(await openImage(source, options, chain));
 }
 
 /** Opens an image of either format as a disk; without `format` its first bytes tell. */
-export async function openDisk(
+export function openDisk(
   source: Source,
   options: OpenOptions & { format?: ImageFormat } = {},
 ): Promise<{ disk: Disk; format: ImageFormat }> {
-  const opened = await openAnyDisk(source, options.format, options, chain);
-  if (opened.disk instanceof Qcow2) await prepared(opened.disk, options);
-  return opened;
+  return openAnyDisk(source, options.format, options, chain);
 }
 
 /** Opens a backing file once more, as it was opened first but perhaps for writing. */
@@ -99,7 +60,7 @@ async function openBelow(below: Below, mode: 'r' | 'r+'): Promise<Qcow2 | RawDis
 export class Qcow2 implements WritableDisk {
   readonly #guest: GuestImage;
   readonly #opened: Opened;
-  readonly #gate = new Gate();
+  readonly #requests: Requests;
   /** The persistent bitmaps of the image. */
   readonly bitmaps: Bitmaps;
   /** The internal snapshots of the image. */
@@ -110,7 +71,10 @@ export class Qcow2 implements WritableDisk {
   constructor(opened: Opened) {
     this.#opened = opened;
     this.#guest = opened.guest;
-    const access = this.#access();
+    const requests = new Requests(this.#guest);
+    this.#requests = requests;
+    // What is written beside a change would be in no bitmap, or in half a snapshot.
+    const access: Access = { read: (job) => requests.during(job), change: (job) => requests.change(job) };
     this.bitmaps = new Bitmaps(this.#guest, access);
     this.snapshots = new Snapshots(this.#guest, {
       ...access,
@@ -139,65 +103,34 @@ export class Qcow2 implements WritableDisk {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
-    return this.#during(() => this.#read(buffer, position, op));
-  }
-
-  async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
-    assertBytes('buffer', buffer);
-    const { start, end } = checkRange(this.size, position, buffer.length);
-    op.signal?.throwIfAborted();
-    const locked = this.#guest.locks.shared(start, end);
-    const unlock = locked instanceof Promise ? await locked : locked;
-    try {
-      await readGuest(this.#guest, buffer, guestOffset(start));
-    } finally {
-      unlock();
-    }
+    return this.#requests.read(buffer, position, op);
   }
 
   /**
    * Writes bytes; durable after {@link flush}. With `compress` whole clusters are stored compressed, and the data must
    * begin and end at clusters or with the disk.
    */
-  async write(data: Uint8Array, position: number | bigint, options: WriteOptions = {}): Promise<void> {
-    assertBytes('data', data);
-    const { compress = false } = options;
-    await this.#change(position, data.length, options, async (start) => {
-      if (data.length === 0) return;
-      if (compress === false) await writeGuest(this.#guest, data, guestOffset(start));
-      else
-        await writeCompressed(
-          this.#guest,
-          data,
-          guestOffset(start),
-          compress === true ? undefined : compress,
-        );
-    });
+  write(data: Uint8Array, position: number | bigint, options: WriteOptions = {}): Promise<void> {
+    return this.#requests.write(data, position, options);
   }
 
   /** Makes a range read as zeros, dropping the clusters it had. */
-  async writeZeroes(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
-    await this.#change(position, length, op, (start, end) =>
-      zeroGuest(this.#guest, start, end, { punch: false }),
-    );
+  writeZeroes(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
+    return this.#requests.zero(position, length, op, { punch: false });
   }
 
   /** Like {@link writeZeroes}, and gives the space back to the file system once that is safe. */
-  async discard(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
-    await this.#change(position, length, op, (start, end) =>
-      zeroGuest(this.#guest, start, end, { punch: true }),
-    );
+  discard(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
+    return this.#requests.zero(position, length, op, { punch: true });
   }
 
   /** Resolves once everything written before the call is durable. */
-  async flush(): Promise<void> {
-    await this.#during(async () => {
-      if (this.#guest.image.writable) await this.#guest.image.committer.flush();
-    });
+  flush(): Promise<void> {
+    return this.#requests.flush();
   }
 
   extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
-    this.#assertOpen();
+    this.#requests.assertOpen();
     const { start, end } = queryRange(this.size, query);
     return guestExtents(this.#guest, start, end, query);
   }
@@ -215,7 +148,7 @@ export class Qcow2 implements WritableDisk {
   }
 
   info(): Promise<ImageInfo> {
-    return this.#during(() => gatherInfo(this.#guest.image, readLuksArea));
+    return this.#requests.during(() => gatherInfo(this.#guest.image, readLuksArea));
   }
 
   /**
@@ -228,7 +161,7 @@ export class Qcow2 implements WritableDisk {
   check(options: CheckOptions = {}): Promise<CheckReport> {
     const job = (): Promise<CheckReport> => checkGuest(this.#guest, options);
     // Bitmaps and snapshots change under no lock of guest ranges.
-    return this.#guest.image.writable ? this.#alone(job) : this.#during(job);
+    return this.#guest.image.writable ? this.#requests.alone(job) : this.#requests.during(job);
   }
 
   /**
@@ -237,7 +170,7 @@ export class Qcow2 implements WritableDisk {
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when not everything that refers to clusters can be read: nothing is changed then
    */
   rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
-    return this.#alone(async () => {
+    return this.#requests.alone(async () => {
       await rebuildGuestRefcounts(this.#guest, options);
     });
   }
@@ -249,8 +182,8 @@ export class Qcow2 implements WritableDisk {
   async resize(size: number | bigint, options: ResizeOptions = {}): Promise<void> {
     const bytes = toBytes('size', size);
     // Nothing may be written while it is looked whether data would be lost, nor while the file's end moves.
-    await this.#alone(async () => {
-      this.#assertWritable();
+    await this.#requests.alone(async () => {
+      assertWritable(this.#guest);
       await resizeGuest(this.#guest, bytes, options);
     });
   }
@@ -264,10 +197,8 @@ export class Qcow2 implements WritableDisk {
    * below; RangeError when there is no file that far down; the signal's reason
    */
   commit(options: CommitOptions = {}): Promise<void> {
-    return this.#alone(async () => {
-      this.#assertWritable();
+    return this.#requests.rewrite(async () => {
       this.snapshots.refuseWhileOpen('a commit');
-      this.#guest.image.committer.assertSound();
       await commitDown(this, this.#layers(), options, openBelow);
     });
   }
@@ -282,15 +213,15 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_LIMIT` when its name does not fit into the header, `ERR_QCOW2_CONFLICT`; the signal's reason
    */
   rebase(to: BackingName | null, options: RebaseOptions = {}): Promise<void> {
-    return this.#alone(async () => {
+    return this.#requests.alone(async () => {
       const isSafe = options.mode !== 'unsafe';
       this.snapshots.refuseWhileOpen('a rebase');
-      if (isSafe) this.#assertWritable();
-      else this.#assertChangeable();
+      if (isSafe) assertWritable(this.#guest);
+      else assertChangeable(this.#guest.image);
       const { image } = this.#guest;
       image.committer.assertSound();
       checkBackingName(image, to, options);
-      const backing = to === null ? null : await this.#openNewBacking(to, isSafe);
+      const backing = to === null ? null : await openNewBacking(this.#opened, to, isSafe, chain);
       try {
         await rebaseImage(this.#opened, to, backing, options);
       } catch (error) {
@@ -300,28 +231,6 @@ export class Qcow2 implements WritableDisk {
     });
   }
 
-  /** Opens the file for a rebase; one that must not be there gives null when it is not. */
-  async #openNewBacking({ name, format }: BackingName, required: boolean): Promise<NewBacking | null> {
-    const { storage } = this.#guest.image;
-    const { options } = this.#opened;
-    if (!required && options.backing === 'none') return null;
-    const policy = options.resolve ?? 'deny';
-    // The caller names this file; a caller that resolves names does so for this one, too.
-    const resolve: ResolvePolicy =
-      typeof policy === 'function'
-        ? policy
-        : (reference) =>
-            resolveReference(reference, reference.from === (storage.path ?? null) ? 'any' : policy);
-    const reference = { kind: 'backing', name, format: format ?? null, from: storage.path ?? null } as const;
-    try {
-      return await openBackingFile(storage, reference, { ...options, resolve }, chain);
-    } catch (error) {
-      if (required) throw error;
-      log('the new backing file of %s cannot be opened: %s', storage.name, error);
-      return null;
-    }
-  }
-
   /**
    * Changes what kind of image this is. Everything is refused before anything is changed, except refcounts that do not fit
    * a new width and data past a new size. Changes of the disk wait meanwhile.
@@ -329,9 +238,9 @@ export class Qcow2 implements WritableDisk {
    * fit, `ERR_QCOW2_DATA_LOSS` for data past the new size; RangeError for options out of range; the signal's reason
    */
   amend(options: AmendOptions): Promise<void> {
-    return this.#alone(async () => {
-      if (options.size === undefined && options.version !== 2) this.#assertChangeable();
-      else this.#assertWritable();
+    return this.#requests.alone(async () => {
+      if (options.size === undefined && options.version !== 2) assertChangeable(this.#guest.image);
+      else assertWritable(this.#guest);
       this.#guest.image.committer.assertSound();
       await amendImage(this.#guest, options, this.#opened.options.cacheBytes ?? defaultCacheBytes);
     });
@@ -344,8 +253,8 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_CONFLICT` when the wanted one is
    */
   addKey(options: AddKeyOptions): Promise<number> {
-    return this.#alone(() => {
-      this.#assertChangeable();
+    return this.#requests.alone(() => {
+      assertChangeable(this.#guest.image);
       return addKey(this.#guest.image, options);
     });
   }
@@ -356,8 +265,8 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_DATA_LOSS` for the last key unless forced
    */
   removeKey(options: RemoveKeyOptions): Promise<void> {
-    return this.#alone(() => {
-      this.#assertChangeable();
+    return this.#requests.alone(() => {
+      assertChangeable(this.#guest.image);
       return removeKey(this.#guest.image, options);
     });
   }
@@ -372,21 +281,9 @@ export class Qcow2 implements WritableDisk {
     return this.close();
   }
 
-  /** @internal Closes without writing anything, when the image cannot be used. */
-  async abandon(): Promise<void> {
-    await closeAll(this.#opened.owned);
-  }
-
-  /** @internal What the format demands before the first write to an image that was opened for writing. */
-  async prepareForWriting(): Promise<void> {
-    const { image } = this.#guest;
-    await image.clearUnknownAutoclear();
-    if (hasFeature(image.header, 'dirty')) await repairDirtyImage(image);
-  }
-
   async #close(): Promise<void> {
     const { image } = this.#guest;
-    await this.#gate.idle();
+    await this.#requests.close();
     await this.snapshots.closeAll();
     try {
       if (image.writable) {
@@ -400,42 +297,6 @@ export class Qcow2 implements WritableDisk {
     }
   }
 
-  /** Runs a change of guest bytes [start, end) after all that has to come before one. */
-  #change(
-    position: number | bigint,
-    length: number | bigint,
-    { signal }: Op,
-    work: (start: number, end: number) => Promise<void>,
-  ): Promise<void> {
-    return this.#changing(async () => {
-      this.#assertWritable();
-      const { start, end } = checkRange(this.size, position, length);
-      signal?.throwIfAborted();
-      this.#guest.image.committer.assertSound();
-      await this.#guest.bitmaps.changing(start, end);
-      await this.#guest.image.committer.relieve();
-      await work(start, end);
-    });
-  }
-
-  /** Runs a request. What was begun before the disk is closed, {@link close} waits for. */
-  async #during<T>(work: () => Promise<T>): Promise<T> {
-    this.#assertOpen();
-    return this.#gate.during(work);
-  }
-
-  /** Runs a change beside others. */
-  async #changing<T>(work: () => Promise<T>): Promise<T> {
-    this.#assertOpen();
-    return this.#gate.changing(work);
-  }
-
-  /** Runs a job that must be the only one to change the image. */
-  async #alone<T>(job: () => Promise<T>): Promise<T> {
-    this.#assertOpen();
-    return this.#gate.alone(job);
-  }
-
   /** The images of the chain from this one down, up to the first that is none. */
   #layers(): Opened[] {
     const layers: Opened[] = [];
@@ -447,65 +308,4 @@ export class Qcow2 implements WritableDisk {
     }
     return layers;
   }
-
-  /** How jobs that are defined elsewhere run on this disk. */
-  #access(): Access {
-    return {
-      read: (job) => this.#during(job),
-      // What is written meanwhile would be in no bitmap, or in half a snapshot.
-      change: (job) =>
-        this.#alone(async () => {
-          this.#assertChangeable();
-          this.#guest.image.committer.assertSound();
-          return job();
-        }),
-    };
-  }
-
-  #assertOpen(): void {
-    if (this.#closing === undefined) return;
-    throw new Qcow2Error('ERR_QCOW2_CLOSED', `${this.#guest.image.storage.name} is closed`);
-  }
-
-  /** Refuses what changes guest data. */
-  #assertWritable(): void {
-    this.#assertChangeable();
-    const { image } = this.#guest;
-    if (image.header.backingFile !== null && this.#guest.backing === null) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_REFERENCE',
-        `${image.storage.name} was opened without its backing file: read-only`,
-        { feature: 'backing file' },
-      );
-    }
-  }
-
-  /** Refuses what changes the image. */
-  #assertChangeable(): void {
-    const { image } = this.#guest;
-    if (!image.writable) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_READ_ONLY',
-        `${image.storage.name} is open read-only; open it with the mode 'r+'`,
-      );
-    }
-    if (hasFeature(image.header, 'corrupt')) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_CORRUPT',
-        `${image.storage.name} is marked corrupt; repair it before writing`,
-        { feature: 'corrupt bit' },
-      );
-    }
-    if (image.needsRepair) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_CORRUPT',
-        `The refcounts of ${image.storage.name} are not right; repair it before writing (check with repair: 'all')`,
-        { feature: 'refcounts' },
-      );
-    }
-  }
-}
-
-function assertBytes(name: string, value: unknown): asserts value is Uint8Array {
-  if (!(value instanceof Uint8Array)) throw invalidArgType(name, 'a Uint8Array or Buffer', value);
 }

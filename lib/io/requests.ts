@@ -1,0 +1,140 @@
+/**
+ * Requests and jobs on one open image: each is checked, waits for what must not run beside it, and is waited for when the
+ * image is closed.
+ */
+import type { Op } from '../disk.js';
+import { invalidArgType, Qcow2Error } from '../errors.js';
+import { guestOffset } from '../format/units.js';
+import { assertChangeable, assertWritable } from './changeable.js';
+import { writeCompressed } from './compressed-write.js';
+import { checkRange } from './disk-queries.js';
+import { Gate } from './gate.js';
+import type { GuestImage } from './guest-image.js';
+import { readGuest } from './read.js';
+import { writeGuest } from './write.js';
+import { zeroGuest } from './zero.js';
+
+export interface WriteOptions extends Op {
+  /** Stores whole clusters compressed: `true` or a level (zlib 1 to 12, zstd 1 to 22). */
+  compress?: boolean | number;
+}
+
+export class Requests {
+  readonly #guest: GuestImage;
+  readonly #gate = new Gate();
+  #closed = false;
+
+  constructor(guest: GuestImage) {
+    this.#guest = guest;
+  }
+
+  /** Fills all of `buffer` with the guest's bytes from `position` on. */
+  read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
+    return this.during(() => this.#read(buffer, position, op));
+  }
+
+  async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
+    assertBytes('buffer', buffer);
+    const { start, end } = checkRange(this.#guest.image.header.size, position, buffer.length);
+    op.signal?.throwIfAborted();
+    const locked = this.#guest.locks.shared(start, end);
+    const unlock = locked instanceof Promise ? await locked : locked;
+    try {
+      await readGuest(this.#guest, buffer, guestOffset(start));
+    } finally {
+      unlock();
+    }
+  }
+
+  async write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {
+    assertBytes('data', data);
+    const { compress = false } = options;
+    await this.#change(position, data.length, options, async (start) => {
+      if (data.length === 0) return;
+      const level = compress === true ? undefined : compress;
+      if (level === false) await writeGuest(this.#guest, data, guestOffset(start));
+      else await writeCompressed(this.#guest, data, guestOffset(start), level);
+    });
+  }
+
+  /** @param punch whether the space goes back to the file system */
+  zero(
+    position: number | bigint,
+    length: number | bigint,
+    op: Op,
+    { punch }: { punch: boolean },
+  ): Promise<void> {
+    return this.#change(position, length, op, (start, end) => zeroGuest(this.#guest, start, end, { punch }));
+  }
+
+  flush(): Promise<void> {
+    return this.during(async () => {
+      if (this.#guest.image.writable) await this.#guest.image.committer.flush();
+    });
+  }
+
+  /** Runs a change of guest bytes [start, end) after all that has to come before one. */
+  async #change(
+    position: number | bigint,
+    length: number | bigint,
+    { signal }: Op,
+    work: (start: number, end: number) => Promise<void>,
+  ): Promise<void> {
+    this.assertOpen();
+    await this.#gate.changing(async () => {
+      assertWritable(this.#guest);
+      const { image, bitmaps } = this.#guest;
+      const { start, end } = checkRange(image.header.size, position, length);
+      signal?.throwIfAborted();
+      image.committer.assertSound();
+      await bitmaps.changing(start, end);
+      await image.committer.relieve();
+      await work(start, end);
+    });
+  }
+
+  /** Runs what changes nothing. What was begun before {@link close}, that waits for. */
+  async during<T>(work: () => Promise<T>): Promise<T> {
+    this.assertOpen();
+    return this.#gate.during(work);
+  }
+
+  /** Runs a job that must be the only one to change the image. */
+  async alone<T>(job: () => Promise<T>): Promise<T> {
+    this.assertOpen();
+    return this.#gate.alone(job);
+  }
+
+  /** Runs a job that changes the image and must be the only one to do so. */
+  change<T>(job: () => Promise<T>): Promise<T> {
+    return this.alone(async () => {
+      assertChangeable(this.#guest.image);
+      this.#guest.image.committer.assertSound();
+      return job();
+    });
+  }
+
+  /** Like {@link change}, of an image whose guest data is to change. */
+  rewrite<T>(job: () => Promise<T>): Promise<T> {
+    return this.alone(async () => {
+      assertWritable(this.#guest);
+      this.#guest.image.committer.assertSound();
+      return job();
+    });
+  }
+
+  /** Refuses what comes from now on, and resolves when nothing is under way. */
+  close(): Promise<void> {
+    this.#closed = true;
+    return this.#gate.idle();
+  }
+
+  assertOpen(): void {
+    if (!this.#closed) return;
+    throw new Qcow2Error('ERR_QCOW2_CLOSED', `${this.#guest.image.storage.name} is closed`);
+  }
+}
+
+function assertBytes(name: string, value: unknown): asserts value is Uint8Array {
+  if (!(value instanceof Uint8Array)) throw invalidArgType(name, 'a Uint8Array or Buffer', value);
+}
