@@ -16,7 +16,7 @@ constexpr unsigned kMinExtendedClusterBits = 14;
 
 constexpr uint64_t kMaxL2Flags = 15;
 
-// `flags` are those of `L2Flag` in lib/native.ts.
+// `flags` are those of `L2Flag` in lib/native/l2.ts.
 inline L2Format l2Format(uint64_t flags, uint64_t clusterBits) {
   return {static_cast<unsigned>(clusterBits), (flags & 1) != 0, (flags & 2) != 0, (flags & 4) != 0,
           (flags & 8) != 0};

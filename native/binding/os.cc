@@ -18,7 +18,7 @@
 namespace qcow2::binding {
 namespace {
 
-// Where the interface speaks in numbers (unsupported in lib/native.ts).
+// Where the interface speaks in numbers (unsupported in lib/native/files.ts).
 constexpr double kUnsupportedNumber = -2;
 
 // What a file and a range in it look like as arguments.

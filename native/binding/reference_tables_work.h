@@ -24,7 +24,7 @@ struct CountsHandle {
 napi_value throwLimit(napi_env env);
 napi_value limitError(napi_env env);
 
-// The object L2Summary of lib/native.ts.
+// The object L2Summary of lib/native/reference-counts.ts.
 napi_value summaryObject(napi_env env, const L2Summary& summary);
 
 class TablesWork : public Work {

@@ -17,7 +17,7 @@
 namespace qcow2::binding {
 namespace {
 
-// Numbers for each element of the tables (transferStride in lib/native.ts).
+// Numbers for each element of the tables (transferStride in lib/native/transfer.ts).
 constexpr size_t kUnitStride = 3;
 constexpr size_t kPieceStride = 8;
 constexpr size_t kPlaceStride = 2;

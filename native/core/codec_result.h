@@ -7,7 +7,7 @@
 
 namespace qcow2 {
 
-// The numbers are part of the addon's interface (DecodeResult in lib/native.ts).
+// The numbers are part of the addon's interface (DecodeResult in lib/native/codecs.ts).
 enum class DecodeResult : uint8_t {
   kOk = 0,
   // No stream of this codec, or one with errors inside.

@@ -41,7 +41,7 @@ struct L2Format {
   unsigned compressedOffsetBits() const { return 62 - (clusterBits - 8); }
 };
 
-// In step with `InvalidEntry` of lib/native.ts.
+// In step with `InvalidEntry` of lib/native/l2.ts.
 enum class InvalidEntry : uint8_t {
   reservedBits = 0,
   unalignedOffset = 1,

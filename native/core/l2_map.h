@@ -6,7 +6,7 @@
 
 namespace qcow2 {
 
-// In step with `RunKind` of lib/native.ts.
+// In step with `RunKind` of lib/native/l2.ts.
 enum class RunKind : uint8_t {
   unallocated = 0,
   zero = 1,
