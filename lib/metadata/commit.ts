@@ -162,6 +162,11 @@ export class Committer {
     }
   }
 
+  /** Whether it is known what the file has: no barrier and no decisive change failed. */
+  get isSound(): boolean {
+    return this.#failure === undefined;
+  }
+
   /** Throws when an earlier barrier or decisive change failed. */
   assertSound(): void {
     if (this.#failure === undefined) return;

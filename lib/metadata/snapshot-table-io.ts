@@ -30,16 +30,21 @@ export async function replaceSnapshotTable(
 ): Promise<void> {
   const { allocator, committer, geometry, storage, header } = image;
   const table = encodeSnapshotTable(after);
+  const padded = new Uint8Array(alignUp(table.length, geometry.clusterSize));
+  padded.set(table);
   let snapshotsOffset = hostOffset(0);
   if (table.length > 0) {
-    const padded = new Uint8Array(alignUp(table.length, geometry.clusterSize));
-    padded.set(table);
     const first = await allocator.allocateContiguous(padded.length / geometry.clusterSize);
     snapshotsOffset = hostOffset(first * geometry.clusterSize);
-    await storage.write(padded, snapshotsOffset);
   }
-  await committer.settle();
-  await committer.barrier();
+  try {
+    if (table.length > 0) await storage.write(padded, snapshotsOffset);
+    await committer.settle();
+    await committer.barrier();
+  } catch (error) {
+    if (table.length > 0) committer.freeLater(snapshotsOffset, padded.length, true);
+    throw error;
+  }
   await committer.decisive(async () => {
     await image.patchHeader({ nbSnapshots: after.length, snapshotsOffset });
     await committer.barrier();

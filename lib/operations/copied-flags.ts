@@ -4,13 +4,13 @@ import { CheckContext } from './check-context.js';
 import { correctCopied } from './check-copied.js';
 import { Findings } from './check-findings.js';
 import { followL1 } from './check-l1.js';
-import { CheckProgress } from './check-reader.js';
+import type { CheckProgress } from './check-reader.js';
 import { storedRefcounts } from './check-refcounts.js';
 import { activeL1 } from './check-references.js';
 
 /** Sets COPIED on all entries whose refcount is 1. Everything is in the file as it is in memory. */
-export async function setMissingCopied(image: Image): Promise<void> {
-  const context = await CheckContext.of(image, new Findings(0), new CheckProgress({}), {});
+export async function setMissingCopied(image: Image, progress: CheckProgress): Promise<void> {
+  const context = await CheckContext.of(image, new Findings(0), progress, {});
   followL1(context, image.mapping.l1Bytes, activeL1, 0, context.activeTables);
   await correctCopied(context, 'set', await storedRefcounts(context));
 }

@@ -6,7 +6,7 @@ import { hostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
 import { mismatchStride, native, problemStride, type ReferenceCounts } from '../native.js';
 import { L2TableSet } from './check-l2-tables.js';
-import { CheckProgress, readClusters } from './check-reader.js';
+import { readClusters, type CheckProgress } from './check-reader.js';
 
 /** Memory for counting, bytes. */
 const memoryLimit = 1024 * 1024 * 1024;
@@ -36,7 +36,12 @@ interface CountedRun {
  * Follows an L1 table, all of whose tables are in the file as they are in memory.
  * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when something in it breaks the specification
  */
-export async function countTree(image: Image, l1: Uint8Array, what: string): Promise<SnapshotTree> {
+export async function countTree(
+  image: Image,
+  l1: Uint8Array,
+  what: string,
+  progress: CheckProgress,
+): Promise<SnapshotTree> {
   const { geometry, storage, reserved } = image;
   const { clusterSize } = geometry;
   const clusters = Math.ceil((await storage.size()) / clusterSize);
@@ -60,7 +65,8 @@ export async function countTree(image: Image, l1: Uint8Array, what: string): Pro
   const { offsets, times } = tables;
   const problems = new Float64Array(problemStride);
   const { l2Flags } = image.mapping;
-  for await (const batch of readClusters(storage, offsets, clusterSize, new CheckProgress({}))) {
+  progress.expect(offsets.length * clusterSize);
+  for await (const batch of readClusters(storage, offsets, clusterSize, progress)) {
     for (const failure of batch.failures.values()) throw failure;
     const part = times.slice(batch.first, batch.first + batch.offsets.length);
     const summary = await counts.addL2Tables(batch.bytes, l2Flags, part, problems);
@@ -78,13 +84,19 @@ export async function countTree(image: Image, l1: Uint8Array, what: string): Pro
  * Counts one more owner for all that a tree refers to. On failure nothing is counted.
  * @throws Qcow2Error `ERR_QCOW2_LIMIT` when a refcount would not fit into its bits
  */
-export async function raiseRefcounts(image: Image, tree: SnapshotTree): Promise<void> {
+export async function raiseRefcounts(
+  image: Image,
+  tree: SnapshotTree,
+  progress: CheckProgress,
+): Promise<void> {
   const { refcounts, committer } = image;
   const done: CountedRun[] = [];
+  const reached = reporter(tree, progress);
   try {
     for (const run of piecesOf(image, tree)) {
       await refcounts.add(run.first, run.count, run.times);
       done.push(run);
+      reached(run);
       if (refcounts.cache.dirtyBytes > maxDirtyBytes) await committer.settle();
     }
   } catch (error) {
@@ -95,8 +107,9 @@ export async function raiseRefcounts(image: Image, tree: SnapshotTree): Promise<
 }
 
 /** Drops the tree: each cluster loses the references it has from it. Nothing durable refers to the tree any more. */
-export async function dropTree(image: Image, tree: SnapshotTree): Promise<void> {
+export async function dropTree(image: Image, tree: SnapshotTree, progress: CheckProgress): Promise<void> {
   const { committer, geometry } = image;
+  const reached = reporter(tree, progress);
   let waiting = 0;
   for (const { first, count, times } of runsOf(image, tree)) {
     for (let i = 0; i < times; i++) {
@@ -104,6 +117,7 @@ export async function dropTree(image: Image, tree: SnapshotTree): Promise<void> 
     }
     waiting += times;
     if (waiting < maxWaitingRuns) continue;
+    reached({ first, count });
     await committer.settle();
     waiting = 0;
   }
@@ -111,10 +125,15 @@ export async function dropTree(image: Image, tree: SnapshotTree): Promise<void> 
 }
 
 /** Clears COPIED in all L2 tables of a tree, in the file. Not durable before a barrier. */
-export async function clearCopiedInTables(image: Image, { tables }: SnapshotTree): Promise<void> {
+export async function clearCopiedInTables(
+  image: Image,
+  { tables }: SnapshotTree,
+  progress: CheckProgress,
+): Promise<void> {
   const { geometry, storage, mapping } = image;
   const { clusterSize, l2EntrySize } = geometry;
-  for await (const batch of readClusters(storage, tables, clusterSize, new CheckProgress({}))) {
+  progress.expect(tables.length * clusterSize);
+  for await (const batch of readClusters(storage, tables, clusterSize, progress)) {
     for (const failure of batch.failures.values()) throw failure;
     for (const [i, offset] of batch.offsets.entries()) {
       const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
@@ -145,6 +164,19 @@ export function sharedL1(l1: Uint8Array): Uint8Array {
   const copy = l1.slice();
   clearCopied(copy, tableEntrySize);
   return copy;
+}
+
+/** Reports how far a walk over the clusters of the file has come. */
+function reporter(
+  { clusters }: SnapshotTree,
+  progress: CheckProgress,
+): (run: Pick<CountedRun, 'first' | 'count'>) => void {
+  progress.expect(clusters);
+  let last = 0;
+  return ({ first, count }) => {
+    progress.step(first + count - last);
+    last = first + count;
+  };
 }
 
 /** Runs of referenced clusters, as long as the blocks they are found by. */

@@ -15,7 +15,7 @@ import {
   snapshotNames,
   type SnapshotEntry,
 } from '../format/snapshot-table.js';
-import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
+import { readL1Entry, tableLength, tableView } from '../format/table-entry.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { Image } from '../metadata/image.js';
 import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
@@ -24,15 +24,9 @@ import type { Access } from './bitmaps.js';
 import { setMissingCopied } from './copied-flags.js';
 import type { SnapshotInfo } from './info-report.js';
 import { snapshotInfo } from './info.js';
-import {
-  clearCopied,
-  clearCopiedInTables,
-  countTree,
-  dropTree,
-  raiseRefcounts,
-  sharedL1,
-  type SnapshotTree,
-} from './snapshot-tree.js';
+import { JobParts, type PartedJob } from './job-parts.js';
+import { freeL1, refcountWeight, shareTree, unshareTree, type SharedL1 } from './share-tree.js';
+import { countTree, dropTree, sharedL1, type SnapshotTree } from './snapshot-tree.js';
 
 /** QEMU keeps names in fields of 256 bytes, with a NUL at the end. */
 const maxNameBytes = 255;
@@ -40,7 +34,7 @@ const maxNameBytes = 255;
 /** Memory for the tables of an open snapshot. */
 const viewCacheBytes = 8 * 1024 * 1024;
 
-export interface CreateSnapshotOptions {
+export interface CreateSnapshotOptions extends PartedJob {
   name: string;
   /** Now by default. */
   date?: Date;
@@ -72,11 +66,13 @@ export class Snapshots {
   }
 
   /**
-   * Keeps the disk as it is now. Durable when it resolves.
+   * Keeps the disk as it is now. Durable when it resolves; stopped, it leaves all as it was.
    * @returns the new snapshot, whose id is one more than the largest there is
-   * @throws Qcow2Error `ERR_QCOW2_CONFLICT` with an external data file; `ERR_QCOW2_LIMIT` when refcounts are too narrow
+   * @throws Qcow2Error `ERR_QCOW2_CONFLICT` with an external data file; `ERR_QCOW2_LIMIT` when refcounts are too narrow;
+   * the signal's reason
    */
-  async create({ name, date = new Date() }: CreateSnapshotOptions): Promise<SnapshotInfo> {
+  async create(options: CreateSnapshotOptions): Promise<SnapshotInfo> {
+    const { name, date = new Date() } = options;
     if (typeof name !== 'string') throw invalidArgType('name', 'of type string', name);
     if (Buffer.byteLength(name) > maxNameBytes) {
       throw invalidArgValue('name', `must have at most ${maxNameBytes} bytes`, name);
@@ -86,36 +82,40 @@ export class Snapshots {
       throw invalidArgValue('date', 'must lie between 1970 and 2106', date);
     }
     return this.#alone(async (image, entries) => {
-      const { mapping, header } = image;
-      const tree = await countTree(image, mapping.l1Bytes, 'the L1 table');
-      const l1TableOffset = await placeL1(image, sharedL1(mapping.l1Bytes));
-      await clearCopiedInTables(image, tree);
-      const changed = clearCopied(mapping.l1Bytes, tableEntrySize);
-      if (changed !== null) mapping.dirtyL1.add(changed.start, changed.end);
-      await share(image, tree, { offset: l1TableOffset, entries: mapping.l1Entries });
+      const { l1Bytes, l1Entries } = image.mapping;
+      const own = tablesWeight(image, l1Bytes);
+      const parts = new JobParts(options, 2 * own + refcountWeight(image));
+      const tree = await countTree(image, l1Bytes, 'the L1 table', parts.part(own));
+      const copy = await shareTree(image, tree, l1Bytes, true, parts);
       const entry: SnapshotEntry = {
         ...snapshotNames(nextId(entries), name),
-        l1TableOffset,
-        l1Size: mapping.l1Entries,
+        l1TableOffset: copy.offset,
+        l1Size: l1Entries,
         dateSeconds: Math.floor(milliseconds / 1000),
         dateNanoseconds: (milliseconds - Math.floor(milliseconds / 1000) * 1000) * 1_000_000,
         vmClockNanoseconds: 0n,
         vmStateSize: 0,
-        diskSize: header.size,
+        diskSize: image.header.size,
         icount: null,
         extraData: new Uint8Array(fullExtraDataSize),
       };
-      await replaceSnapshotTable(image, entries, [...entries, entry]);
+      await orUnshare(image, tree, copy, async () => {
+        parts.seal();
+        await replaceSnapshotTable(image, entries, [...entries, entry]);
+      });
+      parts.finish();
       return snapshotInfo(entry, image.header);
     });
   }
 
   /**
-   * Makes the disk, its size included, what it was when the snapshot was made. What was written since is lost.
+   * Makes the disk, its size included, what it was when the snapshot was made. What was written since is lost. Stopped
+   * before that moment it leaves all as it was; after it, it is completed.
    * @param idOrName an id, or a name that is no id
-   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while the image has bitmaps, which would not know of it
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while the image has bitmaps, which would not know of it;
+   * the signal's reason
    */
-  apply(idOrName: string): Promise<void> {
+  apply(idOrName: string, options: PartedJob = {}): Promise<void> {
     return this.#alone(async (image, entries) => {
       const entry = find(entries, idOrName);
       if (image.header.bitmaps !== null) {
@@ -124,51 +124,62 @@ export class Snapshots {
         );
       }
       const { mapping, committer, storage, header } = image;
-      const l1 = sharedL1(await readL1(image, entry));
+      const l1 = await readL1(image, entry);
+      const own = tablesWeight(image, mapping.l1Bytes);
+      const others = tablesWeight(image, l1);
+      const parts = new JobParts(options, own + 2 * others + 2 * refcountWeight(image));
       const old = { offset: mapping.l1Offset, entries: mapping.l1Entries };
-      const oldTree = await countTree(image, mapping.l1Bytes, 'the L1 table');
-      const newTree = await countTree(image, l1, `the L1 table of snapshot ${entry.id}`);
-      const offset = await placeL1(image, l1);
-      await clearCopiedInTables(image, newTree);
-      await share(image, newTree, { offset, entries: entry.l1Size });
-      const fields = { size: entry.diskSize ?? header.size, l1Size: entry.l1Size, l1TableOffset: offset };
-      const bytes = await diskFields(image, fields);
-      await committer.decisive(async () => {
-        await storage.write(bytes, headerFields.size.offset);
-        await committer.barrier();
-        await image.reloadHeader();
+      const oldTree = await countTree(image, mapping.l1Bytes, 'the L1 table', parts.part(own));
+      const what = `the L1 table of snapshot ${entry.id}`;
+      const newTree = await countTree(image, l1, what, parts.part(others));
+      const copy = await shareTree(image, newTree, l1, false, parts);
+      const size = entry.diskSize ?? header.size;
+      await orUnshare(image, newTree, copy, async () => {
+        const fields = { size, l1Size: copy.entries, l1TableOffset: copy.offset };
+        const bytes = await diskFields(image, fields);
+        parts.seal();
+        await committer.decisive(async () => {
+          await storage.write(bytes, headerFields.size.offset);
+          await committer.barrier();
+          await image.reloadHeader();
+        });
       });
-      mapping.replaceL1(l1, offset);
+      mapping.replaceL1(sharedL1(l1), copy.offset);
       mapping.cache.forgetClean();
       image.reserved.forgetTables();
       this.#guest.decoded.clear();
-      await dropTree(image, oldTree);
-      freeL1(image, old.offset, old.entries);
+      await dropTree(image, oldTree, parts.part(refcountWeight(image)));
+      freeL1(image, old);
       await committer.settle();
+      parts.finish();
     });
   }
 
   /**
-   * Deletes a snapshot and gives back the space that only it used.
+   * Deletes a snapshot and gives back the space that only it used. Stopped before the snapshot is gone from the list it
+   * leaves all as it was; after that, it is completed.
    * @param idOrName an id, or a name that is no id
-   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while it is open
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while it is open; the signal's reason
    */
-  delete(idOrName: string): Promise<void> {
+  delete(idOrName: string, options: PartedJob = {}): Promise<void> {
     return this.#alone(async (image, entries) => {
       const entry = find(entries, idOrName);
       if ([...this.#open.values()].includes(entry.id)) {
         throw conflict(`Snapshot ${JSON.stringify(entry.id)} is open; close its disk first`);
       }
-      const tree = await countTree(image, await readL1(image, entry), `the L1 table of snapshot ${entry.id}`);
-      await replaceSnapshotTable(
-        image,
-        entries,
-        entries.filter((other) => other !== entry),
-      );
-      await dropTree(image, tree);
-      freeL1(image, entry.l1TableOffset, entry.l1Size);
+      const l1 = await readL1(image, entry);
+      const own = tablesWeight(image, l1);
+      const active = tablesWeight(image, image.mapping.l1Bytes) + refcountWeight(image);
+      const parts = new JobParts(options, own + refcountWeight(image) + active);
+      const tree = await countTree(image, l1, `the L1 table of snapshot ${entry.id}`, parts.part(own));
+      parts.seal();
+      const others = entries.filter((other) => other !== entry);
+      await replaceSnapshotTable(image, entries, others);
+      await dropTree(image, tree, parts.part(refcountWeight(image)));
+      freeL1(image, { offset: entry.l1TableOffset, entries: entry.l1Size });
       await image.committer.settle();
-      await setMissingCopied(image);
+      await setMissingCopied(image, parts.part(active));
+      parts.finish();
     });
   }
 
@@ -247,28 +258,32 @@ export class Snapshots {
   }
 }
 
-/**
- * Gives a tree, whose tables have no COPIED any more, one more owner: the new L1 table `owner`, which is written already.
- * Order: COPIED | refcounts, the new table | whatever makes it count. On failure all is as it was.
- */
-async function share(
+/** Runs what makes the copy of an L1 table count; when that fails and the header does not name it, the copy goes again. */
+async function orUnshare(
   image: Image,
   tree: SnapshotTree,
-  owner: { offset: HostOffset; entries: number },
+  copy: SharedL1,
+  work: () => Promise<void>,
 ): Promise<void> {
-  const { committer } = image;
-  await committer.settle();
-  await committer.barrier();
+  const { l1TableOffset, snapshotsOffset } = image.header;
   try {
-    await raiseRefcounts(image, tree);
+    await work();
   } catch (error) {
-    freeL1(image, owner.offset, owner.entries);
-    await committer.settle();
-    await setMissingCopied(image);
+    const { header, committer } = image;
+    const isNamed = header.l1TableOffset !== l1TableOffset || header.snapshotsOffset !== snapshotsOffset;
+    if (committer.isSound && !isNamed) await unshareTree(image, tree, copy);
     throw error;
   }
-  await committer.settle();
-  await committer.barrier();
+}
+
+/** Bytes of the tables that an L1 table refers to. */
+function tablesWeight({ geometry }: Image, l1: Uint8Array): number {
+  const view = tableView(l1);
+  let tables = 0;
+  for (let index = 0; index < tableLength(view); index++) {
+    if (readL1Entry(view, index, geometry.clusterSize) !== 0) tables++;
+  }
+  return tables * geometry.clusterSize;
 }
 
 /** One more than the largest id that is a number. */
@@ -304,21 +319,6 @@ async function readL1(image: Image, entry: SnapshotEntry): Promise<Uint8Array> {
     await readExactly(image.storage, l1, entry.l1TableOffset, `the L1 table of snapshot ${entry.id}`);
   }
   return l1;
-}
-
-/** Writes an L1 table to clusters of its own. */
-async function placeL1({ allocator, geometry, storage }: Image, l1: Uint8Array): Promise<HostOffset> {
-  if (l1.length === 0) return hostOffset(0);
-  const padded = new Uint8Array(alignUp(l1.length, geometry.clusterSize));
-  padded.set(l1);
-  const first = await allocator.allocateContiguous(padded.length / geometry.clusterSize);
-  const offset = hostOffset(first * geometry.clusterSize);
-  await storage.write(padded, offset);
-  return offset;
-}
-
-function freeL1({ committer }: Image, offset: HostOffset, entries: number): void {
-  if (entries > 0) committer.freeLater(offset, entries * tableEntrySize, true);
 }
 
 /** The header fields from size to l1_table_offset, which lie together and so change at one moment. */
