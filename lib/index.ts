@@ -21,6 +21,9 @@ export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';
+export { BlockSet, type BlockRun, type ByteRun } from './operations/block-set.js';
+export { storedBlocks } from './operations/stored-blocks.js';
+export { difference, type DifferenceOptions, type Since } from './operations/difference.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
 export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {
@@ -53,6 +56,8 @@ export type {
   ResolvePolicy,
   Source,
 } from './options.js';
+export type { SizedStream } from './streams/byte-source.js';
+export { toQcow2Stream, type ToQcow2StreamOptions } from './streams/to-qcow2-stream.js';
 export { FileStorage } from './storage/file.js';
 export { MemoryStorage } from './storage/memory.js';
 export type { Storage } from './storage/storage.js';

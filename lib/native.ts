@@ -2,6 +2,7 @@
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { Qcow2Error } from './errors.js';
+import type { BitSetFunctions } from './native/bit-sets.js';
 import type { ByteFunctions } from './native/bytes.js';
 import type { CodecFunctions } from './native/codecs.js';
 import type { FileFunctions } from './native/files.js';
@@ -10,6 +11,7 @@ import type { RefcountFunctions } from './native/refcounts.js';
 import type { ReferenceCountsClass } from './native/reference-counts.js';
 import type { TransferFunctions } from './native/transfer.js';
 
+export * from './native/bit-sets.js';
 export * from './native/codecs.js';
 export * from './native/files.js';
 export * from './native/l2.js';
@@ -23,6 +25,7 @@ export * from './native/transfer.js';
  */
 export interface NativeCore
   extends
+    BitSetFunctions,
     ByteFunctions,
     CodecFunctions,
     FileFunctions,

@@ -139,9 +139,10 @@ function conflict(message: string): Qcow2Error {
   });
 }
 
-async function openSourceDisk(
+/** The disk that is read, opened if it is not open yet, and what has to be closed afterwards. */
+export async function openSourceDisk(
   source: Disk | Source,
-  { sourceFormat, open: openOptions }: ConvertOptions,
+  { sourceFormat, open: openOptions }: Pick<ConvertOptions, 'sourceFormat' | 'open'>,
 ): Promise<{ disk: Disk; owned: Disk[] }> {
   if (isDisk(source)) return { disk: source, owned: [] };
   const { disk } = await openDisk(source, {

@@ -176,11 +176,17 @@ export async function writeFinalHeader(
   await image.committer.barrier();
 }
 
+/** The size of the disk and where the tables are. */
+export type TablePlaces = Pick<
+  Header,
+  'size' | 'l1Size' | 'l1TableOffset' | 'refcountTableOffset' | 'refcountTableClusters'
+>;
+
 /** @param stage until the rest is there the image is an empty one without references */
-function firstCluster(
+export function firstCluster(
   layout: Layout,
   stage: 'empty' | 'final',
-  header: Header | undefined,
+  header: TablePlaces | undefined,
   encryption: EncryptionPointer | null,
 ): Uint8Array {
   const { version, clusterBits, refcountOrder, features, compressionType, options } = layout;

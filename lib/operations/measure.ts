@@ -94,7 +94,7 @@ function fullSize(size: number, shape: Geometry): number {
 }
 
 /** Clusters of the refcount table and blocks that count `clusters` and themselves. */
-function refcountClusters(clusters: number, size: number, shape: Geometry): number {
+export function refcountClusters(clusters: number, size: number, shape: Geometry): number {
   const tableEntries = shape.clusterSize / tableEntrySize;
   let own = 0;
   for (;;) {

@@ -11,7 +11,7 @@ using Init = bool (*)(napi_env env, napi_value exports);
 
 // One entry for each binding file.
 constexpr Init kInits[] = {
-    initCodec, initL2, initOs, initRefcount, initReferenceCounts, initTransfer, initXts, initZero,
+    initBitSet, initCodec, initL2, initOs, initRefcount, initReferenceCounts, initTransfer, initXts, initZero,
 };
 
 }  // namespace
