@@ -79,7 +79,7 @@ export const readField64 = (view: DataView, field: HeaderField): bigint =>
   view.getBigUint64(headerFields[field].offset);
 
 /** Names a field and where it is, to begin a message with. */
-export const fieldLabel = (field: HeaderField): string =>
+const fieldLabel = (field: HeaderField): string =>
   `${headerFields[field].spec} (byte ${headerFields[field].offset})`;
 
 /** The error for a field whose value the specification forbids. */

@@ -81,7 +81,7 @@ async function compressWithNode(
 }
 
 /** The error for a codec that this build of the addon does not have. */
-export function missingCodec(type: CompressionType): Qcow2Error {
+function missingCodec(type: CompressionType): Qcow2Error {
   return new Qcow2Error(
     'ERR_QCOW2_UNSUPPORTED',
     `The addon was compiled without ${type}. Install its development package (Debian: libdeflate-dev, libzstd-dev) and ` +

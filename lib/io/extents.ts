@@ -84,7 +84,7 @@ async function* extentsBelow(
 }
 
 /** Joins neighbours of one type and layer whose places, where they have any, are neighbours, too. */
-export async function* mergeExtents(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
+async function* mergeExtents(extents: AsyncIterable<Extent>): AsyncGenerator<Extent> {
   let last: Extent | undefined;
   for await (const extent of extents) {
     if (last !== undefined && continues(last, extent)) last.length += extent.length;

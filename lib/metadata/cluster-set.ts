@@ -26,6 +26,10 @@ export class ClusterSet {
     page[word] = (page[word] ?? 0) & ~(1 << (bit & 31));
   }
 
+  has(cluster: number): boolean {
+    return this.firstIn(cluster, cluster + 1) === cluster;
+  }
+
   /** The first member in [first, end), or -1. */
   firstIn(first: number, end: number): number {
     let at = first;

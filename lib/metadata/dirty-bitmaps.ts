@@ -10,8 +10,10 @@ import { bitmapFlags, bitmapObstacle, type BitmapEntry } from '../format/bitmap-
 import { withFeature } from '../format/features.js';
 import { tableEntrySize } from '../format/geometry.js';
 import { alignUp } from '../format/units.js';
-import { BitmapBits, type KnownReferences } from './bitmap-bits.js';
+import { BitmapBits } from './bitmap-bits.js';
 import { readBitmapDirectory, replaceBitmapDirectory, writeBitmapFlags } from './bitmap-directory-io.js';
+import { BitmapTable, type BitmapHome, type KnownReferences } from './bitmap-table.js';
+import { ClusterSet } from './cluster-set.js';
 import type { Image } from './image.js';
 import { Mutex } from './mutex.js';
 
@@ -36,6 +38,7 @@ export interface BitmapState {
 export type ReferenceSource = (image: Image) => Promise<KnownReferences | null>;
 
 export class DirtyBitmaps {
+  readonly home: BitmapHome;
   readonly #image: Image;
   readonly #references: ReferenceSource;
   readonly #mutex = new Mutex();
@@ -44,8 +47,11 @@ export class DirtyBitmaps {
   #states: BitmapState[] | undefined;
   /** The bits of the enabled bitmaps while all of these are marked and followed; else undefined. */
   #recorded: BitmapBits[] | undefined;
+  /** Whether all that the bitmaps had when the image was opened was looked at for what is their own. */
+  #adopted = false;
 
   constructor(image: Image, references: ReferenceSource) {
+    this.home = { image, own: new ClusterSet() };
     this.#image = image;
     this.#references = references;
   }
@@ -145,7 +151,7 @@ export class DirtyBitmaps {
         { offset: state.entry.tableOffset, feature: 'bitmap directory' },
       );
     }
-    return BitmapBits.load(this.#image, state.entry);
+    return BitmapBits.load(this.home, state.entry);
   }
 
   /** Runs a job that changes the list of bitmaps, alone, after all of it was stored. It ends with {@link replace}, if any. */
@@ -163,16 +169,16 @@ export class DirtyBitmaps {
    */
   async replace(
     list: readonly { entry: BitmapEntry; bits: BitmapBits | null }[],
-    dropped: readonly BitmapBits[],
+    dropped: readonly { readonly table: BitmapTable }[],
   ): Promise<void> {
     for (const { bits } of list) {
       await bits?.store();
-      await bits?.place();
+      await bits?.table.place();
     }
     this.#forget();
     const entries = list.map(({ entry, bits }) => (bits === null ? entry : withTable(entry, bits)));
     await replaceBitmapDirectory(this.#image, entries);
-    for (const bits of dropped) bits.dropAll();
+    for (const { table } of dropped) table.dropAll();
     await this.#freeDropped(dropped);
   }
 
@@ -231,7 +237,7 @@ export class DirtyBitmaps {
   async #hold(isMeant: (entry: BitmapEntry) => boolean): Promise<void> {
     const states = await this.load();
     const next: BitmapState[] = [];
-    let tableBytes = states.reduce((sum, { bits }) => sum + (bits?.tableSize ?? 0) * tableEntrySize, 0);
+    let tableBytes = states.reduce((sum, { bits }) => sum + (bits?.table.length ?? 0) * tableEntrySize, 0);
     for (const state of states) {
       if (!isMeant(state.entry) || isInUse(state)) next.push(state);
       else {
@@ -264,7 +270,7 @@ export class DirtyBitmaps {
     const { committer } = this.#image;
     for (const bits of held) {
       await bits.store();
-      await bits.place();
+      await bits.table.place();
     }
     await committer.settle();
     await committer.barrier();
@@ -286,13 +292,25 @@ export class DirtyBitmaps {
   }
 
   /** Gives free what bitmaps had before, unless something else in the file refers to it, too. */
-  async #freeDropped(bitmaps: readonly BitmapBits[]): Promise<void> {
-    const { committer } = this.#image;
-    if (bitmaps.some(({ hasDropped }) => hasDropped)) {
-      const references = await this.#references(this.#image);
-      for (const bits of bitmaps) await bits.freeDropped(references);
+  async #freeDropped(bitmaps: readonly { readonly table: BitmapTable }[]): Promise<void> {
+    const isKnown = this.#adopted || !bitmaps.some(({ table }) => table.hasDroppedUnknown);
+    const references = isKnown ? null : await this.#references(this.#image);
+    for (const { table } of bitmaps) await table.freeDropped(references);
+    if (references !== null) await this.#adopt(references);
+    await this.#image.committer.settle();
+  }
+
+  /** Finds out what is the bitmaps' own, so that references are counted once and not at each change. */
+  async #adopt(references: KnownReferences): Promise<void> {
+    for (const { entry } of await this.load()) {
+      try {
+        (await BitmapTable.load(this.home, entry)).adopt(references);
+      } catch (error) {
+        // A damaged bitmap owns nothing.
+        if (!(error instanceof Qcow2Error)) throw error;
+      }
     }
-    await committer.settle();
+    this.#adopted = true;
   }
 }
 
@@ -311,8 +329,8 @@ const entriesOf = (states: readonly BitmapState[]): BitmapEntry[] => states.map(
 
 const withTable = (entry: BitmapEntry, bits: BitmapBits): BitmapEntry => ({
   ...entry,
-  tableOffset: bits.tableOffset,
-  tableSize: bits.tableSize,
+  tableOffset: bits.table.offset,
+  tableSize: bits.table.length,
 });
 
 /** The bitmaps whose tables share clusters with those of others. */

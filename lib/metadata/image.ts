@@ -203,7 +203,7 @@ export async function readHeader(storage: Storage, tolerateRefcounts: boolean): 
 }
 
 /** How the L2 tables of an image are to be read. */
-export function l2FlagsOf(header: Header): number {
+function l2FlagsOf(header: Header): number {
   return (
     (header.geometry.extendedL2 ? L2Flag.extended : 0) +
     (header.version >= 3 ? L2Flag.zeroFlag : 0) +

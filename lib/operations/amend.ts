@@ -18,8 +18,8 @@ import { Image, readHeader } from '../metadata/image.js';
 import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { makeGuest } from '../open.js';
 import { readExactly } from '../storage/storage.js';
-import type { Op } from '../disk.js';
 import { expandZeroClusters } from './expand-zero-clusters.js';
+import { JobParts, type PartedJob } from './job-parts.js';
 import { changeRefcountWidth } from './refcount-width.js';
 import { resizeGuest } from './resize.js';
 
@@ -28,7 +28,7 @@ import { resizeGuest } from './resize.js';
  * second copy of what changes (clusters of 1 to 4 KiB, nearly full of header, extensions and backing file name) may a write of
  * `version` or `dataFile` that is torn between two sectors of 512 bytes leave a mixture.
  */
-export interface AmendOptions extends Op {
+export interface AmendOptions extends PartedJob {
   /** 2 needs refcounts of 16 bits, and neither bitmaps, snapshots nor anything else that only version 3 has. */
   version?: 2 | 3;
   /** 1, 2, 4, 8, 16, 32 or 64. */
@@ -58,23 +58,28 @@ export async function amendImage(
   refuseConflicts(guest.image.header, options);
   const size = options.size === undefined ? undefined : toBytes('size', options.size);
   const { version, refcountBits, lazyRefcounts } = options;
-  options.signal?.throwIfAborted();
+  const { image } = guest;
+  const isDowngrade = version === 2 && image.header.version !== 2;
+  const weight = image.header.size;
+  const changes = [refcountBits !== undefined, isDowngrade, size !== undefined].filter((isDue) => isDue);
+  const parts = new JobParts(options, weight * changes.length);
   const steps: ((image: Image) => Promise<void>)[] = [];
   if (version === 3) steps.push(upgrade);
   steps.push((image) => changeFields(image, options));
   if (refcountBits !== undefined) {
-    steps.push((image) => changeRefcountWidth(image, Math.log2(refcountBits), options.signal));
+    steps.push((image) => changeRefcountWidth(image, Math.log2(refcountBits), parts.part(weight)));
   }
   if (lazyRefcounts !== undefined) steps.push((image) => setLazyRefcounts(image, lazyRefcounts));
   for (const step of steps) {
     options.signal?.throwIfAborted();
     await withFreshTables(guest, cacheBytes, step);
   }
-  if (version === 2 && guest.image.header.version !== 2) {
-    await expandZeroClusters(guest, options.signal);
+  if (isDowngrade) {
+    await expandZeroClusters(guest, parts.part(weight));
     await withFreshTables(guest, cacheBytes, downgrade);
   }
-  if (size !== undefined) await resizeGuest(guest, size, {});
+  if (size !== undefined) await resizeGuest(guest, size, parts.job(weight));
+  parts.finish();
 }
 
 /** Lets a step change the image file while nothing of it is in memory only, and then opens the tables again. */

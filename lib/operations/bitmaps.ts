@@ -17,8 +17,11 @@ import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { setBits } from '../metadata/bit-page.js';
 import { BitmapBits, type DirtyExtent } from '../metadata/bitmap-bits.js';
+import { BitmapTable } from '../metadata/bitmap-table.js';
 import { isEnabled, isInconsistent, type BitmapState } from '../metadata/dirty-bitmaps.js';
+import type { CheckProgress } from './check-reader.js';
 import { runsWithin } from './intersect.js';
+import { JobParts, type PartedJob } from './job-parts.js';
 
 /** Bits looked at in one go. */
 const bitsPerStep = 65536;
@@ -44,7 +47,11 @@ export interface CreateBitmapOptions {
 }
 
 export interface BitmapQuery extends ByteRange, Op {
-  /** Leaves out what this image itself says nothing of, so that its backing file or nothing shows through. */
+  /**
+   * Leaves out what this image itself says nothing of, so that its backing file or nothing shows through. What was dropped
+   * since, by a discard without a backing file, is left out, too: a copy that is brought up to date needs the ranges
+   * without this option, or has to take what is left out for zeros.
+   */
   allocated?: boolean;
 }
 
@@ -57,8 +64,8 @@ export interface PackedBitmap {
   bits: Uint8Array;
 }
 
-/** A bitmap of this image, or of another open one. */
-export type BitmapSource = string | { disk: { readonly guest: GuestImage }; name: string };
+/** A bitmap of this image, or of another open one, such as a layer below. */
+export type BitmapSource = string | { disk: { readonly bitmaps: Bitmaps }; name: string };
 
 /** Runs a job on an open disk: `read` on any, `change` on one that can be written to. */
 export interface Access {
@@ -121,7 +128,7 @@ export class Bitmaps {
       if (states.some(({ entry }) => entry.name === name)) {
         throw conflict(`There is a bitmap ${JSON.stringify(name)} already`);
       }
-      const bits = BitmapBits.empty(this.#guest.image, granularityBits);
+      const bits = BitmapBits.empty(this.#guest.bitmaps.home, granularityBits);
       const entry: BitmapEntry = {
         ...names,
         tableOffset: hostOffset(0),
@@ -152,7 +159,7 @@ export class Bitmaps {
       await this.#replaceBits(
         states,
         state,
-        BitmapBits.empty(this.#guest.image, state.entry.granularityBits),
+        BitmapBits.empty(this.#guest.bitmaps.home, state.entry.granularityBits),
       );
     });
   }
@@ -167,28 +174,47 @@ export class Bitmaps {
     return this.#setEnabled(name, false);
   }
 
-  /** Adds what is dirty in other bitmaps, of this or other images, of any granularity. */
-  async merge(name: string, sources: readonly BitmapSource[]): Promise<void> {
+  /**
+   * Adds what is dirty in other bitmaps, of this or other images, of any granularity. Of a larger disk only what this one
+   * has counts. Stopped, it leaves the bitmap as it was.
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` for an inconsistent bitmap, `ERR_QCOW2_CORRUPT`; the
+   * signal's reason
+   */
+  async merge(name: string, sources: readonly BitmapSource[], job: PartedJob = {}): Promise<void> {
+    const { size } = this.#guest.image.header;
+    const parts = new JobParts(job, size * (sources.length + 1));
     await this.#access.change(async () => {
-      const additions: BitmapBits[] = [];
       const granularityBits = await this.#granularityOf(name);
+      const own: string[] = [];
+      const others = BitmapBits.empty(this.#guest.bitmaps.home, granularityBits);
       for (const source of sources) {
-        if (typeof source === 'string' || source.disk.guest === this.#guest) continue;
-        additions.push(await this.#copyOf(source.disk.guest, source.name, granularityBits));
+        if (typeof source === 'string') own.push(source);
+        else if (source.disk.bitmaps === this) own.push(source.name);
+        else await source.disk.bitmaps.#mergeInto(others, source.name, parts.part(size));
       }
       await this.#guest.bitmaps.edit(async (states) => {
         const state = find(states, name);
-        const merged = BitmapBits.empty(this.#guest.image, granularityBits);
-        await merged.merge(await this.#guest.bitmaps.bitsOf(state));
-        for (const source of sources) {
-          if (typeof source !== 'string' && source.disk.guest !== this.#guest) continue;
-          const own = find(states, typeof source === 'string' ? source : source.name);
-          await merged.merge(await this.#guest.bitmaps.bitsOf(own));
+        const merged = BitmapBits.empty(this.#guest.bitmaps.home, granularityBits);
+        await merged.merge(others, parts.part(0));
+        for (const source of [name, ...own]) {
+          const bits = await this.#guest.bitmaps.bitsOf(find(states, source));
+          await merged.merge(bits, parts.part(size));
         }
-        for (const addition of additions) await merged.merge(addition);
+        parts.seal();
         await this.#replaceBits(states, state, merged);
       });
     });
+    parts.finish();
+  }
+
+  /** Adds what is dirty in a bitmap of this image to bits that are nobody else's yet. */
+  #mergeInto(target: BitmapBits, name: string, progress: CheckProgress): Promise<void> {
+    return this.#access.read(() =>
+      this.#guest.bitmaps.run(async () => {
+        const state = find(await this.#guest.bitmaps.load(), name);
+        await target.merge(await this.#guest.bitmaps.bitsOf(state), progress);
+      }),
+    );
   }
 
   /**
@@ -277,15 +303,6 @@ export class Bitmaps {
     await this.#guest.bitmaps.replace(list, [old]);
   }
 
-  /** What is dirty in a bitmap of another image, for a bitmap of this one. */
-  #copyOf(other: GuestImage, name: string, granularityBits: number): Promise<BitmapBits> {
-    return other.bitmaps.run(async () => {
-      const copy = BitmapBits.empty(this.#guest.image, granularityBits);
-      await copy.merge(await other.bitmaps.bitsOf(find(await other.bitmaps.load(), name)));
-      return copy;
-    });
-  }
-
   #granularityOf(name: string): Promise<number> {
     return this.#guest.bitmaps.run(
       async () => find(await this.#guest.bitmaps.load(), name).entry.granularityBits,
@@ -306,9 +323,9 @@ export class Bitmaps {
   }
 
   /** The table of a bitmap that is to go, or null when it cannot be told what belongs to it. */
-  async #tableOf({ entry }: BitmapState): Promise<BitmapBits | null> {
+  async #tableOf({ entry }: BitmapState): Promise<{ table: BitmapTable } | null> {
     try {
-      return await BitmapBits.loadTable(this.#guest.image, entry);
+      return { table: await BitmapTable.loadUnused(this.#guest.bitmaps.home, entry) };
     } catch (error) {
       if (error instanceof Qcow2Error) return null;
       throw error;

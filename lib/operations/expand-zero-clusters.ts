@@ -5,11 +5,12 @@ import { releaseRuns } from '../io/release.js';
 import { checkRuns, writeGuest } from '../io/write.js';
 import type { Run } from '../metadata/run.js';
 import { native, RunKind } from '../native.js';
+import type { CheckProgress } from './check-reader.js';
 
 const chunkBytes = 1024 * 1024;
 
 /** The image has neither snapshots nor extended L2 entries, and nobody else changes it meanwhile. */
-export async function expandZeroClusters(guest: GuestImage, signal: AbortSignal | undefined): Promise<void> {
+export async function expandZeroClusters(guest: GuestImage, progress: CheckProgress): Promise<void> {
   const { image, backing } = guest;
   const { mapping, geometry, header } = image;
   const end = mapping.l1Entries * geometry.l2Coverage;
@@ -18,8 +19,8 @@ export async function expandZeroClusters(guest: GuestImage, signal: AbortSignal 
     alignUp(backing?.size ?? 0, geometry.clusterSize),
     alignUp(header.size, geometry.clusterSize),
   );
+  progress.expect(end);
   for (let at: number = mapping.nextTable(guestOffset(0), end); at < end;) {
-    signal?.throwIfAborted();
     const stop = Math.min(end, mapping.sliceEnd(guestOffset(at)));
     const runs = await mapping.collect(guestOffset(alignDown(at, geometry.clusterSize)), stop);
     await checkRuns(guest, runs);
@@ -30,7 +31,9 @@ export async function expandZeroClusters(guest: GuestImage, signal: AbortSignal 
       await dropRun(guest, run, border);
     }
     await image.committer.relieve();
-    at = mapping.nextTable(guestOffset(stop), end);
+    const next = mapping.nextTable(guestOffset(stop), end);
+    progress.step(next - at);
+    at = next;
   }
 }
 

@@ -1,5 +1,5 @@
 /** Progress and cancellation of a job that has several parts, one after the other, and at some point must be completed. */
-import type { Job } from '../disk.js';
+import type { Job, Progress } from '../disk.js';
 import { CheckProgress } from './check-reader.js';
 
 /** What the parts of a job report to and listen to. */
@@ -23,22 +23,24 @@ export class JobParts {
 
   /** Begins a part, which ends when the next begins. */
   part(weight: number): CheckProgress {
+    return new CheckProgress(this.job(weight));
+  }
+
+  /** The same for a part that is a job itself. */
+  job(weight: number): PartedJob {
     const { signal, onProgress } = this.#job;
     if (!this.#sealed) signal?.throwIfAborted();
     const start = (this.#over += this.#present);
     this.#present = weight;
-    return new CheckProgress({
+    const report = ({ done, total }: Progress): void => {
+      // A part that finds more to do on its way does not make the whole go backwards.
+      this.#reported = Math.max(this.#reported, Math.floor(start + (weight * done) / total));
+      onProgress?.({ done: this.#reported, total: this.#total });
+    };
+    return {
       ...(signal === undefined || this.#sealed ? {} : { signal }),
-      ...(onProgress === undefined
-        ? {}
-        : {
-            onProgress: ({ done, total }) => {
-              // A part that finds more to do on its way does not make the whole go backwards.
-              this.#reported = Math.max(this.#reported, Math.floor(start + (weight * done) / total));
-              onProgress({ done: this.#reported, total: this.#total });
-            },
-          }),
-    });
+      ...(onProgress === undefined ? {} : { onProgress: report }),
+    };
   }
 
   /** Says that the job can only be completed from now on. */

@@ -18,17 +18,21 @@ import { countLists } from './check-references.js';
 /** Bytes of snapshots' L1 tables and of bitmap tables to read at most. */
 const maxListBytes = 32 * 1024 * 1024;
 
-/** Bytes of L2 tables to read at most: those of 1 TiB of data in clusters of 64 KiB. */
-const maxL2Bytes = 128 * 1024 * 1024;
+/** Bytes of L2 tables to read at most: those of 8 TiB of data in clusters of 64 KiB. */
+const maxL2Bytes = 1024 * 1024 * 1024;
 
-/** Bytes for counting at most. */
-const memoryLimit = 64 * 1024 * 1024;
+/** Bytes for counting at most: enough for a file of 8 TiB with clusters of 64 KiB. */
+const memoryLimit = 136 * 1024 * 1024;
+
+/** Closing an image must not take longer on account of it, milliseconds. */
+const maxDuration = 10_000;
 
 /** How often each host cluster is referenced in the file, or null. Nothing may wait in memory, nor change meanwhile. */
 export async function knownReferences(image: Image): Promise<ReferenceCounts | null> {
   try {
     if ((await listBytes(image)) > maxListBytes) return null;
-    const context = await CheckContext.of(image, new Findings(0), new CheckProgress({}), { memoryLimit });
+    const progress = new CheckProgress({ signal: AbortSignal.timeout(maxDuration) });
+    const context = await CheckContext.of(image, new Findings(0), progress, { memoryLimit });
     await countLists(context);
     const { activeTables, snapshotTables } = context;
     const tables = activeTables.offsets.length + snapshotTables.offsets.length;
@@ -49,8 +53,9 @@ async function listBytes(image: Image): Promise<number> {
   return entries.reduce((sum, count) => sum + count * tableEntrySize, 0);
 }
 
-/** Whether an error tells of the image, or of memory that the count would take. */
+/** Whether an error tells of the image, or of memory or time that the count would take. */
 function isFinding(error: unknown): boolean {
   const codes: unknown[] = ['ERR_QCOW2_LIMIT', 'ERR_QCOW2_CORRUPT', 'ERR_QCOW2_UNSUPPORTED'];
-  return error instanceof Error && 'code' in error && codes.includes(error.code);
+  if (!(error instanceof Error)) return false;
+  return error.name === 'TimeoutError' || ('code' in error && codes.includes(error.code));
 }

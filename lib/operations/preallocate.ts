@@ -3,18 +3,24 @@ import { alignUp, guestOffset, hostOffset } from '../format/units.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { native } from '../native.js';
 import { writeZeros, type Storage } from '../storage/storage.js';
+import type { PartedJob } from './job-parts.js';
+
+/** What is written without looking whether to stop, bytes: a multiple of every cluster size. */
+const fullChunkBytes = 64 * 1024 * 1024;
 
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
 /**
  * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that read as zeros. `start` is a multiple of
  * the cluster size. The caller holds the exclusive lock on the range.
+ * @throws the signal's reason, with a part of the range mapped
  */
 export async function preallocate(
   guest: GuestImage,
   start: number,
   end: number,
   mode: Exclude<Preallocation, 'off'>,
+  { signal, onProgress }: PartedJob,
 ): Promise<void> {
   const { image } = guest;
   const { clusterSize, clusterBits, l2Coverage } = image.geometry;
@@ -22,9 +28,11 @@ export async function preallocate(
   let highest = 0;
   const stop = alignUp(end, clusterSize);
   for (let at = start; at < stop;) {
+    signal?.throwIfAborted();
     await image.committer.relieve();
     // Tables first, so that they lie before the data they describe, as in images made by QEMU.
-    const part = Math.min(stop - at, l2Coverage - (at % l2Coverage));
+    const tableEnd = Math.min(stop, at - (at % l2Coverage) + l2Coverage);
+    const part = mode === 'full' ? Math.min(tableEnd - at, fullChunkBytes) : tableEnd - at;
     await image.mapping.ensureTables(guestOffset(at), part, image.allocator, image.committer);
     const run = await place(guest, at, part / clusterSize);
     const length = run.count * clusterSize;
@@ -43,6 +51,7 @@ export async function preallocate(
       },
     );
     at += length;
+    onProgress?.({ done: at - start, total: stop - start });
   }
   if (highest > (await image.dataStorage.size())) await image.dataStorage.truncate(highest);
   image.committer.dataWritten();

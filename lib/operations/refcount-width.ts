@@ -13,6 +13,7 @@ import { tableView, writeRefcountTableEntry } from '../format/table-entry.js';
 import type { Image } from '../metadata/image.js';
 import { native } from '../native.js';
 import { readExactly } from '../storage/storage.js';
+import type { CheckProgress } from './check-reader.js';
 
 /** Where the new structure is, in clusters. */
 interface Plan {
@@ -29,7 +30,7 @@ interface Plan {
 export async function changeRefcountWidth(
   image: Image,
   order: number,
-  signal: AbortSignal | undefined,
+  progress: CheckProgress,
 ): Promise<void> {
   const { storage, committer, header } = image;
   if (order === header.refcountOrder) return;
@@ -38,7 +39,7 @@ export async function changeRefcountWidth(
   let plan: Plan;
   try {
     plan = makePlan(await firstUnused(image, fileEnd), shape);
-    await writeStructure(image, plan, shape, signal);
+    await writeStructure(image, plan, shape, progress);
   } catch (error) {
     image.fileEnd.forget();
     await storage.truncate(fileEnd);
@@ -96,15 +97,16 @@ async function writeStructure(
   image: Image,
   plan: Plan,
   shape: Geometry,
-  signal: AbortSignal | undefined,
+  progress: CheckProgress,
 ): Promise<void> {
   const { storage } = image;
   const { clusterSize, refcountBlockEntries } = shape;
   const old = new OldRefcounts(image);
   const table = new Uint8Array(plan.tableClusters * clusterSize);
   const view = tableView(table);
+  progress.expect(plan.blocks);
   for (let index = 0; index < plan.blocks; index++) {
-    signal?.throwIfAborted();
+    progress.step(1);
     const block = new Uint8Array(clusterSize);
     const start = index * refcountBlockEntries;
     const end = start + refcountBlockEntries;

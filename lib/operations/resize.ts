@@ -6,11 +6,13 @@ import { alignDown, alignUp, guestOffset } from '../format/units.js';
 import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { zeroLocked } from '../io/zero.js';
+import type { PartedJob } from './job-parts.js';
 import { growL1 } from './l1-table.js';
 import { preallocate, type Preallocation } from './preallocate.js';
 import { trimFile } from './trim-file.js';
 
-export interface ResizeOptions {
+/** Progress is in bytes of the disk that come or go. Stopped before the new size counts, the disk keeps its old one. */
+export interface ResizeOptions extends PartedJob {
   /** Allows making the disk smaller than its data. */
   shrink?: boolean;
   /** What to do with the new part of a grown disk; `off` by default. */
@@ -21,13 +23,14 @@ export interface ResizeOptions {
 export async function resizeGuest(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
   const { header } = guest.image;
   refuseUnresizable(guest, size, options);
-  if (size < header.size && options.shrink !== true) await refuseDataLoss(guest, size);
+  if (size < header.size && options.shrink !== true) await refuseDataLoss(guest, size, options);
+  options.signal?.throwIfAborted();
   if (size === header.size) return;
   await guest.bitmaps.resizing(size);
   const unlock = await guest.locks.exclusive(0, Infinity);
   try {
-    if (size > header.size) await grow(guest, size, options.preallocation ?? 'off');
-    else await shrink(guest, size);
+    if (size > header.size) await grow(guest, size, options);
+    else await shrink(guest, size, options);
   } finally {
     unlock();
     await guest.bitmaps.resized();
@@ -64,8 +67,9 @@ function refuseUnresizable(guest: GuestImage, size: number, { preallocation = 'o
   }
 }
 
-async function refuseDataLoss(guest: GuestImage, size: number): Promise<void> {
-  for await (const extent of guestExtents(guest, size, guest.image.header.size, { layers: 'self' })) {
+async function refuseDataLoss(guest: GuestImage, size: number, { signal }: ResizeOptions): Promise<void> {
+  const query = { layers: 'self', ...(signal === undefined ? {} : { signal }) } as const;
+  for await (const extent of guestExtents(guest, size, guest.image.header.size, query)) {
     if (extent.type !== 'data' && extent.type !== 'compressed') continue;
     throw new Qcow2Error(
       'ERR_QCOW2_DATA_LOSS',
@@ -75,8 +79,9 @@ async function refuseDataLoss(guest: GuestImage, size: number): Promise<void> {
   }
 }
 
-async function grow(guest: GuestImage, size: number, preallocation: Preallocation): Promise<void> {
+async function grow(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
   const { image } = guest;
+  const { preallocation = 'off' } = options;
   const old = image.header.size;
   const { clusterSize } = image.geometry;
   await growL1(image, l1EntriesFor(size, image.geometry));
@@ -91,7 +96,7 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
   const isRaw = hasFeature(image.header, 'rawExternal');
   // What others write to a raw data file shows only where the disk has its clusters.
   const mode = isRaw && preallocation === 'off' ? 'metadata' : preallocation;
-  if (mode !== 'off') await preallocate(guest, alignUp(old, clusterSize), size, mode);
+  if (mode !== 'off') await preallocateOrForget(guest, size, mode, options);
   // A raw data file is the disk, so it ends where the disk does.
   if (isRaw || (image.hasDataFile && (await image.dataStorage.size()) < size)) {
     await image.dataStorage.truncate(size);
@@ -99,28 +104,67 @@ async function grow(guest: GuestImage, size: number, preallocation: Preallocatio
   await image.committer.flush();
   await image.patchHeader({ size });
   await image.committer.barrier();
+  options.onProgress?.({ done: size - old, total: size - old });
 }
 
-async function shrink(guest: GuestImage, size: number): Promise<void> {
+/** Preallocates what is past the end of the disk; stopped or failed, it leaves nothing there. */
+async function preallocateOrForget(
+  guest: GuestImage,
+  size: number,
+  mode: Exclude<Preallocation, 'off'>,
+  options: ResizeOptions,
+): Promise<void> {
+  const { image } = guest;
+  const { clusterSize } = image.geometry;
+  const start = alignUp(image.header.size, clusterSize);
+  const dataEnd = await image.dataStorage.size();
+  const total = size - image.header.size;
+  const { onProgress } = options;
+  const job: PartedJob = {
+    ...options,
+    ...(onProgress && { onProgress: ({ done }) => onProgress({ done: Math.min(done, total), total }) }),
+  };
+  try {
+    await preallocate(guest, start, size, mode, job);
+  } catch (error) {
+    if (image.committer.isSound) {
+      await forget(guest, start, alignUp(size, clusterSize));
+      if (image.hasDataFile) await image.dataStorage.truncate(dataEnd);
+    }
+    throw error;
+  }
+}
+
+async function shrink(guest: GuestImage, size: number, { onProgress }: ResizeOptions): Promise<void> {
   const { image } = guest;
   const old = image.header.size;
   await image.committer.flush();
   await image.patchHeader({ size });
   await image.committer.barrier();
-  await forget(guest, size, alignUp(old, image.geometry.clusterSize));
+  const total = old - size;
+  await forget(guest, size, alignUp(old, image.geometry.clusterSize), (at) => {
+    onProgress?.({ done: Math.min(at - size, total), total });
+  });
   image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
   await image.committer.flush();
   await trimFile(image);
   if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
+  onProgress?.({ done: total, total });
 }
 
 /** Drops what is mapped in [start, end), even where a backing disk shows through then. One table after the other. */
-async function forget(guest: GuestImage, start: number, end: number): Promise<void> {
+async function forget(
+  guest: GuestImage,
+  start: number,
+  end: number,
+  reached: (at: number) => void = () => undefined,
+): Promise<void> {
   const { mapping, committer, geometry } = guest.image;
   for (let at: number = mapping.nextTable(guestOffset(start), end); at < end;) {
     const stop = Math.min(end, alignDown(at, geometry.l2Coverage) + geometry.l2Coverage);
     await zeroLocked(guest, at, stop, { punch: true, forget: true });
     await committer.flush();
+    reached(stop);
     at = mapping.nextTable(guestOffset(stop), end);
   }
 }
