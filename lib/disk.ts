@@ -74,6 +74,8 @@ export interface Disk extends AsyncDisposable {
 
 /** A disk that can be changed. */
 export interface WritableDisk extends Disk {
+  /** False where the disk is open read-only, so that changes fail. */
+  readonly writable?: boolean;
   write(data: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
   /** Makes a range read as zeros, with as little space as the format allows. */
   writeZeroes(position: number | bigint, length: number | bigint, op?: Op): Promise<void>;

@@ -91,6 +91,11 @@ export class Qcow2 implements WritableDisk {
     return this.header.size;
   }
 
+  /** Whether the image is open for writing. */
+  get writable(): boolean {
+    return this.#guest.image.writable;
+  }
+
   /** @internal What whole-image jobs work on. */
   get guest(): GuestImage {
     return this.#guest;

@@ -22,6 +22,10 @@ export class RawDisk implements WritableDisk {
     return this.#size;
   }
 
+  get writable(): boolean {
+    return !this.storage.readOnly;
+  }
+
   /** Cuts or extends (with zeros) the file to `size` bytes. Not durable before the next {@link flush}. */
   async resize(size: number | bigint): Promise<void> {
     const bytes = toBytes('size', size);
@@ -48,6 +52,13 @@ export class RawDisk implements WritableDisk {
     this.#assertWritable();
     if (start === end || (await this.storage.punch?.(start, end - start)) === true) return;
     await writeZeros(this.storage, start, end - start, op.signal);
+  }
+
+  /** Gives the space of a range back to the file system, so that it reads as zeros, or leaves it alone. */
+  async discard(position: number | bigint, length: number | bigint): Promise<void> {
+    const { start, end } = checkRange(this.size, position, length);
+    this.#assertWritable();
+    if (start < end) await this.storage.punch?.(start, end - start);
   }
 
   async flush(): Promise<void> {
