@@ -58,6 +58,7 @@ export type {
 } from './options.js';
 export type { SizedStream } from './streams/byte-source.js';
 export { toQcow2Stream, type ToQcow2StreamOptions } from './streams/to-qcow2-stream.js';
+export { openTemporaryOverlay, type TemporaryOverlayOptions } from './temporary-overlay.js';
 export { FileStorage } from './storage/file.js';
 export { MemoryStorage } from './storage/memory.js';
 export type { Storage } from './storage/storage.js';

@@ -110,7 +110,7 @@ export async function openLayer(
   context: ChainContext,
   backing: Disk | null,
 ): Promise<Disk> {
-  const opened = await openSource(source, { mode: 'r', lock: options.lock ?? true });
+  const opened = await openSource(source, { mode: options.mode ?? 'r', lock: options.lock ?? true });
   const owned: Closable[] = opened.owned ? [opened.storage] : [];
   try {
     const found = format ?? (await probeFormat(opened.storage));

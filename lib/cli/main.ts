@@ -13,6 +13,7 @@ const commands: Readonly<Record<string, () => Promise<{ run: Command }>>> = {
   map: () => import('./commands/map.js'),
   convert: () => import('./commands/convert.js'),
   resize: () => import('./commands/resize.js'),
+  serve: () => import('./commands/serve.js'),
 };
 
 /** The version of qemu-img whose command line this one follows. */
