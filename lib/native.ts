@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { Qcow2Error } from './errors.js';
 import type { BitSetFunctions } from './native/bit-sets.js';
+import { describeLoadProblem } from './native/load-problem.js';
 import type { ByteFunctions } from './native/bytes.js';
 import type { CodecFunctions } from './native/codecs.js';
 import type { FileFunctions } from './native/files.js';
@@ -42,13 +43,8 @@ function load(): NativeCore {
     const loadAddon = require('node-gyp-build') as (directory: string) => NativeCore;
     return loadAddon(root);
   } catch (cause) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_NATIVE',
-      `The native addon of qcow2 could not be loaded on ${process.platform}-${process.arch}, Node ${process.version}. ` +
-        'There may be no prebuilt binary for this platform, or the install script was not run (npm 12 asks for approval: ' +
-        '`npm approve-scripts qcow2`). With a C++17 compiler and cmake installed, `npm rebuild qcow2` compiles it.',
-      { cause },
-    );
+    const host = { platform: `${process.platform}-${process.arch}`, node: process.version };
+    throw new Qcow2Error('ERR_QCOW2_NATIVE', describeLoadProblem(cause, host), { cause });
   }
 }
 

@@ -13,13 +13,13 @@ import {
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { compare, convert, open, openDisk } from '../dist/index.js';
+import { compare, convert, open, openDisk } from 'qcow2';
 
 const MiB = 2 ** 20;
 const diskSize = 384 * MiB;
 const grownSize = 512 * MiB;
-/** A tree of real files, there in every checkout. */
-const tree = fileURLToPath(new URL('../node_modules', import.meta.url));
+/** A tree of real files; the default is there in every checkout. */
+const tree = process.argv[2] ?? fileURLToPath(new URL('../node_modules', import.meta.url));
 
 const directory = mkdtempSync(join(tmpdir(), 'qcow2-demo-'));
 const at = (name) => join(directory, name);

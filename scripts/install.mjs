@@ -1,7 +1,9 @@
-// Runs at `npm install`: keeps a native addon that loads, else compiles one.
+// Runs at `npm install`: keeps a native addon that loads, else compiles one, else says what is missing and how to get it.
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import { compileAddon } from './compile-addon.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
@@ -13,52 +15,94 @@ function wantsCompilation() {
 }
 
 /** Undefined when an addon loads, else why none does. */
-function loadError() {
+function loadProblem() {
   try {
     require('node-gyp-build')(root);
     return undefined;
   } catch (error) {
-    return error;
+    return error.message.trim();
   }
+}
+
+function version(program) {
+  const { status, stdout } = spawnSync(program, ['--version'], { encoding: 'utf8' });
+  return status === 0 ? (/\d+\.\d+(\.\d+)?/.exec(stdout)?.[0] ?? 'of unknown version') : undefined;
+}
+
+/** What a compilation needs and this machine lacks. */
+function missingTools() {
+  const missing = [];
+  const cmake = version('cmake');
+  const [major, minor] = (cmake ?? '').split('.').map(Number);
+  if (cmake === undefined) missing.push('cmake is not installed');
+  else if (major < 3 || (major === 3 && minor < 19))
+    missing.push(`cmake is ${cmake}; 3.19 or newer is needed`);
+  const compilers = process.env.CXX === undefined ? ['c++', 'g++', 'clang++'] : [process.env.CXX];
+  // Visual Studio's compiler is not in the PATH; cmake finds it.
+  if (process.platform !== 'win32' && compilers.every((compiler) => version(compiler) === undefined))
+    missing.push(`there is no C++ compiler (${compilers.join(', ')})`);
+  return missing;
 }
 
 /** Undefined when the addon was compiled and loads, else why not. */
-function compileError() {
-  let cmakeJs;
+function compileProblem() {
   try {
-    cmakeJs = require.resolve('cmake-js/bin/cmake-js');
+    compileAddon();
   } catch (error) {
-    return error;
+    const missing = missingTools();
+    return missing.length > 0 ? missing.join(', and ') : error.message;
   }
-  const result = spawnSync(process.execPath, [cmakeJs, 'compile', '--silent'], {
-    cwd: root,
-    stdio: 'inherit',
-  });
-  if (result.error) return result.error;
-  if (result.status !== 0) return new Error(`cmake-js compile ended with ${result.signal ?? result.status}`);
-  return loadError();
+  return loadProblem();
 }
 
+const linuxRemedies = {
+  debian: 'apt-get install build-essential cmake libdeflate-dev libzstd-dev',
+  rhel: 'dnf install gcc-c++ make cmake libdeflate-devel libzstd-devel',
+  fedora: 'dnf install gcc-c++ make cmake libdeflate-devel libzstd-devel',
+  suse: 'zypper install gcc-c++ make cmake libdeflate-devel libzstd-devel',
+  alpine: 'apk add build-base cmake linux-headers libdeflate-dev zstd-dev',
+  arch: 'pacman -S base-devel cmake libdeflate zstd',
+};
 const remedies = {
-  linux:
-    'Debian, Ubuntu: apt-get install build-essential cmake\n' +
-    '  Fedora, RHEL:   dnf install gcc-c++ make cmake\n' +
-    '  Alpine:         apk add build-base cmake',
-  darwin: 'xcode-select --install && brew install cmake',
-  win32: 'install "Desktop development with C++" of Visual Studio Build Tools (it brings cmake along)',
+  darwin: 'xcode-select --install && brew install cmake libdeflate zstd',
+  win32: 'install "Desktop development with C++" of the Visual Studio Build Tools (it brings cmake along)',
 };
 
-const unloadable = wantsCompilation() ? new Error('npm_config_build_from_source asks for it') : loadError();
-if (unloadable !== undefined) {
-  console.error(
-    `qcow2: compiling the native addon for ${process.platform}-${process.arch}: ${unloadable.message.trim()}`,
+/** The commands that install what is missing, for the system at hand. */
+function remedy() {
+  if (process.platform !== 'linux')
+    return (
+      remedies[process.platform] ??
+      'install cmake and a C++17 compiler with the package manager of your system'
+    );
+  let families = [];
+  try {
+    const release = readFileSync('/etc/os-release', 'utf8');
+    families = Array.from(release.matchAll(/^ID(?:_LIKE)?="?([^"\n]*)"?$/gm), ([, names]) =>
+      names.split(' '),
+    ).flat();
+  } catch {
+    // A system without the file gets the whole list.
+  }
+  const known = families.map((family) => linuxRemedies[family]).find(Boolean);
+  return (
+    known ??
+    Object.entries(linuxRemedies)
+      .map(([family, command]) => `${family}: ${command}`)
+      .join('\n  ')
   );
-  const failure = compileError();
-  if (failure !== undefined) {
+}
+
+const unloadable = wantsCompilation() ? 'npm_config_build_from_source asks for it' : loadProblem();
+if (unloadable !== undefined) {
+  const platform = `${process.platform}-${process.arch}`;
+  console.error(`qcow2: compiling the native addon for ${platform}: ${unloadable}`);
+  const problem = compileProblem();
+  if (problem !== undefined) {
     console.error(
-      `qcow2: the native addon could not be compiled: ${failure.message}\n` +
-        'It needs cmake (3.19 or newer) and a C++17 compiler (gcc 8, clang 7, Visual Studio 2019 or newer):\n' +
-        `  ${remedies[process.platform] ?? 'install them with the package manager of your system'}\n` +
+      `qcow2: the native addon could not be compiled: ${problem}\n` +
+        'It needs cmake 3.19 or newer and a C++17 compiler (gcc 8, clang 7, Visual Studio 2019, or newer):\n' +
+        `  ${remedy()}\n` +
         'Then run `npm rebuild qcow2`.',
     );
     process.exitCode = 1;

@@ -5,19 +5,13 @@ import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { compileAddon } from './compile-addon.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const prebuild = join(root, 'build-sanitize');
 const tools = ['qemu-img', 'qemu-io', 'qemu-nbd', 'strace', 'cp', 'mkfifo', 'truncate', 'fallocate'];
 
-execFileSync(
-  'npx',
-  ['cmake-js', 'compile', '--silent', '--out', join(prebuild, 'build'), '--CDQCOW2_SANITIZE=ON'],
-  {
-    cwd: root,
-    stdio: 'inherit',
-  },
-);
+compileAddon(join(prebuild, 'build'), ['-DQCOW2_SANITIZE=ON']);
 const wrappers = mkdtempSync(join(tmpdir(), 'qcow2-tools-'));
 try {
   for (const tool of tools) wrap(tool);

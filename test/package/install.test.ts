@@ -1,0 +1,115 @@
+/**
+ * The packed package, installed without scripts, compiler or registry, does its work. The addon compiled here stands for
+ * the prebuilt binary of this platform; prebuilds.test.ts does the same with the real ones.
+ */
+import { execFile } from 'node:child_process';
+import { cp, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { emptyPath, install, type Packed, pack, packDependencies, root, stage } from '../support/package.js';
+
+const execute = promisify(execFile);
+const prebuild = `prebuilds/${process.platform}-${process.arch}/qcow2.node`;
+
+let directory: string;
+let packed: Packed;
+const at = (...names: string[]): string => join(directory, ...names);
+
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'qcow2-package-'));
+  await stage(at('staged'));
+  await mkdir(join(at('staged', prebuild), '..'), { recursive: true });
+  await cp(join(root, 'build/Release/qcow2.node'), at('staged', prebuild));
+  packed = await pack(at('staged'), directory);
+  await install(at('project'), [packed.tarball, ...(await packDependencies(directory))]);
+});
+
+afterAll(async () => {
+  await rm(directory, { recursive: true, force: true });
+});
+
+/** Node with an environment that has no tools; `script` is run in the project. */
+async function run(script: string, args: readonly string[] = [], cwd = at('project')) {
+  return execute(process.execPath, [script, ...args], {
+    cwd,
+    env: { PATH: await emptyPath(at('path')), TMPDIR: directory },
+  });
+}
+
+describe('the tarball', () => {
+  it('holds what is needed and nothing else', () => {
+    const folders = new Set(packed.files.map((path) => path.split('/').slice(0, 2).join('/')));
+    const known = [
+      /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|THIRD_PARTY_NOTICES\.md|CMakeLists\.txt)$/,
+      /^dist\/([\w-]+|.*\.(js|d\.ts))$/,
+      /^native\/(core|os|binding)$/,
+      /^scripts\/(install|compile-addon)\.mjs$/,
+      /^prebuilds\/[\w-]+$/,
+    ];
+    expect([...folders].filter((folder) => !known.some((pattern) => pattern.test(folder)))).toEqual([]);
+    expect(
+      packed.files.filter((path) => /test|fuzz|\.js\.map$|\.log$/.test(path.split('/').at(-1) ?? '')),
+    ).toEqual([]);
+    for (const needed of ['dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', 'LICENSE', prebuild])
+      expect(packed.files).toContain(needed);
+  });
+
+  it('installs a handful of packages', async () => {
+    const installed = await readdir(at('project/node_modules'));
+    expect(installed.filter((name) => !name.startsWith('.')).sort()).toEqual([
+      'node-addon-api',
+      'node-api-headers',
+      'node-gyp-build',
+      'qcow2',
+    ]);
+  });
+});
+
+describe('installed from the tarball', () => {
+  it('does the main job', async () => {
+    await cp(join(root, 'scripts/demo.mjs'), at('project/demo.mjs'));
+    const { stdout } = await run(at('project/demo.mjs'), [at('project/node_modules')]);
+    expect(stdout).toContain('the raw copy equals the original with the write, byte for byte');
+    expect(stdout).not.toContain('NOT TRUE');
+  });
+
+  it('brings the command line', async () => {
+    const program = at('project/node_modules/.bin/qcow2');
+    await run(program, ['create', '-f', 'qcow2', 'disk.qcow2', '64M']);
+    const { stdout } = await run(program, ['info', '--output=json', 'disk.qcow2']);
+    expect(JSON.parse(stdout)).toMatchObject({ format: 'qcow2', 'virtual-size': 64 * 2 ** 20 });
+  });
+
+  it('says what to do where there is no binary for the platform', async () => {
+    const project = at('other');
+    await cp(at('project'), project, { recursive: true });
+    await rm(join(project, 'node_modules/qcow2/prebuilds'), { recursive: true });
+    const failed = await execute(
+      process.execPath,
+      [
+        '--input-type=module',
+        '--eval',
+        "import('qcow2').catch(({ code, message }) => console.log(code, message))",
+      ],
+      { cwd: project },
+    );
+    expect(failed.stdout).toContain('ERR_QCOW2_NATIVE');
+    expect(failed.stdout).toContain(`${process.platform}-${process.arch}`);
+    expect(failed.stdout).toContain('npm rebuild qcow2 --build-from-source');
+  });
+
+  it('names what a compilation lacks, and the command that gets it', async () => {
+    const packageRoot = at('other/node_modules/qcow2');
+    const error = (await run('scripts/install.mjs', [], packageRoot).catch((reason: unknown) => reason)) as {
+      code: number;
+      stderr: string;
+    };
+    expect(error.code).toBe(1);
+    expect(error.stderr).toContain('cmake is not installed');
+    expect(error.stderr).toContain('there is no C++ compiler');
+    expect(error.stderr).toMatch(/(apt-get install|dnf install|apk add|brew install|zypper|pacman) .*cmake/);
+    expect(error.stderr).toContain('npm rebuild qcow2');
+  });
+});
