@@ -19,6 +19,7 @@ export { RawDisk } from './io/raw-disk.js';
 export type { WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
+export type { CompactOptions, CompactReport } from './operations/compact-job.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';
 export { BlockSet, type BlockRun, type ByteRun } from './operations/block-set.js';

@@ -17,6 +17,8 @@ import { addKey, removeKey, type AddKeyOptions, type RemoveKeyOptions } from './
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import type { CheckOptions, CheckReport } from './operations/check-report.js';
 import { commitDown, type CommitOptions } from './operations/commit.js';
+import { compactGuest } from './operations/compact.js';
+import type { CompactOptions, CompactReport } from './operations/compact-job.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
 import { openNewBacking } from './operations/new-backing.js';
@@ -74,7 +76,11 @@ export class Qcow2 implements WritableDisk {
     const requests = new Requests(this.#guest);
     this.#requests = requests;
     // What is written beside a change would be in no bitmap, or in half a snapshot.
-    const access: Access = { read: (job) => requests.during(job), change: (job) => requests.change(job) };
+    const access: Access = {
+      read: (job) => requests.during(job),
+      still: (job) => requests.beside(job),
+      change: (job) => requests.change(job),
+    };
     this.bitmaps = new Bitmaps(this.#guest, access);
     this.snapshots = new Snapshots(this.#guest, {
       ...access,
@@ -248,6 +254,24 @@ export class Qcow2 implements WritableDisk {
       else assertWritable(this.#guest);
       this.#guest.image.committer.assertSound();
       await amendImage(this.#guest, options, this.#opened.options.cacheBytes ?? defaultCacheBytes);
+    });
+  }
+
+  /**
+   * Makes the image file as small as it can be without losing anything: clusters move from its end to free places before
+   * it, then it is cut. Empty L2 tables and what nothing refers to are dropped. Reads and writes go on meanwhile, other jobs
+   * wait. Needs memory for the check that comes first (a byte for each cluster of the file) and 64 MiB. It stops when
+   * nothing more can be gained; stopped by a signal it leaves what is done by then.
+   * @throws Qcow2Error `ERR_QCOW2_CORRUPT` for an image that does not check clean, `ERR_QCOW2_SECRET` for one encrypted
+   * with LUKS that was opened without its secret, `ERR_QCOW2_CONFLICT` while a snapshot is open; the signal's reason
+   */
+  compact(options: CompactOptions = {}): Promise<CompactReport> {
+    return this.#requests.beside(async (pause) => {
+      this.snapshots.refuseWhileOpen('a compaction');
+      if (options.detectZeroes === true) assertWritable(this.#guest);
+      else assertChangeable(this.#guest.image);
+      this.#guest.image.committer.assertSound();
+      return compactGuest(this.#guest, pause, options);
     });
   }
 

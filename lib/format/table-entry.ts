@@ -23,6 +23,8 @@ const bit63 = 0x8000_0000;
 const lowReserved = 0x1ff;
 /** Bits 56 to 62, in the upper word: L1 entries end their offset at bit 55. */
 const highReserved = 0x7f00_0000;
+/** Bits 32 to 55 of an entry, in the upper word: the upper part of its offset. */
+const offsetHigh = 0x00ff_ffff;
 /** Upper words from here on make an offset past 2^53 - 1. */
 const tooFarHigh = 0x20_0000;
 
@@ -50,6 +52,12 @@ export function isL1EntryCopied(table: DataView, index: number): boolean {
 export function writeL1Entry(table: DataView, index: number, offset: number, copied: boolean): void {
   table.setUint32(index * tableEntrySize, (highOf(offset) | (copied ? bit63 : 0)) >>> 0);
   table.setUint32(index * tableEntrySize + 4, offset % two32);
+}
+
+/** Points the standard L2 entry at byte `position` of a table at another host cluster; its flags stay as they are. */
+export function moveL2Entry(table: DataView, position: number, offset: number): void {
+  table.setUint32(position, ((table.getUint32(position) & ~offsetHigh) | highOf(offset)) >>> 0);
+  table.setUint32(position + 4, (table.getUint32(position + 4) & lowReserved) + (offset % two32));
 }
 
 /** Host offset of the refcount block of a refcount table entry, or an {@link EntryProblem}. */

@@ -1,5 +1,5 @@
 /** Packs compressed clusters into host clusters, one behind the other, byte by byte. */
-import { alignUp, hostCluster, hostOffset, type HostOffset } from '../format/units.js';
+import { alignUp, hostCluster, hostOffset, type HostCluster, type HostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
 import { Mutex } from '../metadata/mutex.js';
 
@@ -22,6 +22,18 @@ export class CompressedSpace {
     return this.#mutex.run(async () => (await this.#takeBehind(length)) ?? (await this.#takeNew(length)));
   }
 
+  /** The same where all of it must lie below host cluster `limit`; null when there is no room. */
+  takeBelow(limit: HostCluster, length: number): Promise<HostOffset | null> {
+    return this.#mutex.run(async () => {
+      const { clusterSize } = this.#image.geometry;
+      const fits = this.#next !== undefined && this.#next + length <= limit * clusterSize;
+      const behind = fits ? await this.#takeBehind(length) : undefined;
+      if (behind !== undefined) return behind;
+      const run = await this.#image.allocator.allocateBelow(limit, 1);
+      return run === null ? null : this.#begin(run.first, length);
+    });
+  }
+
   /** Goes on behind the last compressed cluster, into the next host cluster if that one is free. */
   async #takeBehind(length: number): Promise<HostOffset | undefined> {
     const { refcounts, allocator, committer, geometry } = this.#image;
@@ -42,9 +54,12 @@ export class CompressedSpace {
   }
 
   async #takeNew(length: number): Promise<HostOffset> {
-    const { allocator, geometry } = this.#image;
-    const { first } = await allocator.allocate(1);
-    const start = first * geometry.clusterSize;
+    const { first } = await this.#image.allocator.allocate(1);
+    return this.#begin(first, length);
+  }
+
+  #begin(cluster: HostCluster, length: number): HostOffset {
+    const start = cluster * this.#image.geometry.clusterSize;
     this.#setNext(start + length);
     return hostOffset(start);
   }

@@ -2,6 +2,9 @@
 import { Mutex } from '../metadata/mutex.js';
 import { Busy } from './busy.js';
 
+/** Runs work while nothing else changes the image: changes under way end first, new ones wait. */
+export type Pause = <T>(work: () => Promise<T>) => Promise<T>;
+
 export class Gate {
   readonly #busy = new Busy();
   readonly #changes = new Busy();
@@ -24,23 +27,28 @@ export class Gate {
 
   /** Runs a job that must be the only one to change the image: changes under way end first, new ones wait. */
   alone<T>(job: () => Promise<T>): Promise<T> {
-    return this.#busy.during(() =>
-      this.#jobs.run(async () => {
-        let release: () => void = () => undefined;
-        this.#held = new Promise((resolve) => (release = resolve));
-        try {
-          await this.#changes.idle();
-          return await job();
-        } finally {
-          this.#held = undefined;
-          release();
-        }
-      }),
-    );
+    return this.beside((pause) => pause(job));
+  }
+
+  /** Runs a job beside which changes go on, but no other job. For moments it can pause them. */
+  beside<T>(job: (pause: Pause) => Promise<T>): Promise<T> {
+    return this.#busy.during(() => this.#jobs.run(() => job((work) => this.#pause(work))));
   }
 
   /** Resolves when nothing is under way. */
   idle(): Promise<void> {
     return this.#busy.idle();
+  }
+
+  async #pause<T>(work: () => Promise<T>): Promise<T> {
+    let release: () => void = () => undefined;
+    this.#held = new Promise((resolve) => (release = resolve));
+    try {
+      await this.#changes.idle();
+      return await work();
+    } finally {
+      this.#held = undefined;
+      release();
+    }
   }
 }

@@ -8,7 +8,7 @@ import { guestOffset } from '../format/units.js';
 import { assertChangeable, assertWritable } from './changeable.js';
 import { writeCompressed } from './compressed-write.js';
 import { checkRange } from './disk-queries.js';
-import { Gate } from './gate.js';
+import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
 import { readGuest } from './read.js';
 import { writeGuest } from './write.js';
@@ -103,6 +103,12 @@ export class Requests {
   async alone<T>(job: () => Promise<T>): Promise<T> {
     this.assertOpen();
     return this.#gate.alone(job);
+  }
+
+  /** Runs a job beside which requests go on, but no other job. For moments it can pause changes. */
+  async beside<T>(job: (pause: Pause) => Promise<T>): Promise<T> {
+    this.assertOpen();
+    return this.#gate.beside(job);
   }
 
   /** Runs a job that changes the image and must be the only one to do so. */

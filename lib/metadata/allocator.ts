@@ -66,6 +66,34 @@ export class Allocator {
     });
   }
 
+  /**
+   * Takes up to `max` contiguous clusters, all of them below `limit`, giving each the refcount 1; null when none is free
+   * there.
+   */
+  allocateBelow(limit: HostCluster, max: number): Promise<ClusterRun | null> {
+    return this.#mutex.run(async () => {
+      for (;;) {
+        this.#freedMeanwhile = Infinity;
+        const { first, count } = await this.#refcounts.take(this.#hint, max, limit);
+        this.#hint = Math.max(this.#hint, first + count);
+        this.#hint = Math.min(this.#hint, this.#freedMeanwhile);
+        if (count > 0) return this.#checked(first, count);
+        if (first >= limit) return null;
+        await this.#addBlocks(first, 1, first);
+      }
+    });
+  }
+
+  /** Takes `count` clusters one behind the other, all below `limit` and in blocks that exist; null where there are none. */
+  allocateContiguousBelow(limit: HostCluster, count: number): Promise<HostCluster | null> {
+    return this.#mutex.run(async () => {
+      const first = await this.#refcounts.findFree(this.#hint, count, limit);
+      if (first + count > limit || this.#missing(first, count) > 0) return null;
+      await this.#refcounts.set(first, count, 1);
+      return this.#checked(first, count).first;
+    });
+  }
+
   /** Takes `count` clusters one behind the other, for a table. */
   allocateContiguous(count: number): Promise<HostCluster> {
     return this.#mutex.run(async () => {

@@ -84,11 +84,14 @@ export class Committer {
     this.#dataWritten = true;
   }
 
-  /** Drops one reference of each cluster that [offset, offset + length) touches, once nothing durable refers to them. */
-  freeLater(offset: HostOffset, length: number, punch: boolean): void {
+  /**
+   * Drops one reference, or more, of each cluster that [offset, offset + length) touches, once nothing durable refers to
+   * them.
+   */
+  freeLater(offset: HostOffset, length: number, punch: boolean, times = 1): void {
     const { clusterSize } = this.#parts.geometry;
     const first = Math.floor(offset / clusterSize);
-    this.#frees.add(first, Math.ceil((offset + length) / clusterSize) - first, punch);
+    this.#frees.add({ first, count: Math.ceil((offset + length) / clusterSize) - first, times, punch });
   }
 
   /** Resolves once everything done before the call is durable. A commit serves all who ask before it begins. */
@@ -269,16 +272,16 @@ export class Committer {
     }
   }
 
-  async #freeRun({ first, count, punch }: FreeRun): Promise<void> {
+  async #freeRun({ first, count, times, punch }: FreeRun): Promise<void> {
     const { storage, refcounts, reserved, geometry } = this.#parts;
     const { clusterSize } = geometry;
     for (const listener of this.#freeingListeners) listener(first, count);
     // Those that lose their last reference.
-    for (const run of await refcounts.runsWith(first, count, 1)) {
+    for (const run of await refcounts.runsWith(first, count, times)) {
       reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
       if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
     }
-    await refcounts.add(first, count, -1);
+    await refcounts.add(first, count, -times);
     for (const listener of this.#freedListeners) listener(first, count);
   }
 }

@@ -162,6 +162,18 @@ export class DirtyBitmaps {
     });
   }
 
+  /** Runs a job that moves what the bitmaps have in the file, alone, after all of it was stored. */
+  moving(job: () => Promise<void>): Promise<void> {
+    return this.run(async () => {
+      await this.#save();
+      try {
+        await job();
+      } finally {
+        this.#forget();
+      }
+    });
+  }
+
   /**
    * Replaces the list of bitmaps, in one step that a crash cannot split. For jobs of {@link edit}.
    * @param list entries, with bits where these are new

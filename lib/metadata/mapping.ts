@@ -99,7 +99,7 @@ export class Mapping {
     let at: number = start;
     while (at < end) {
       const l1Index = Math.floor(at / this.#geometry.l2Coverage);
-      const table = this.#tableAt(l1Index);
+      const table = this.tableAt(l1Index);
       if (table <= 0) {
         const stop = Math.min(end, (l1Index + 1) * this.#geometry.l2Coverage);
         const kind = table === 0 ? RunKind.unallocated : RunKind.invalid;
@@ -160,7 +160,7 @@ export class Mapping {
     while (at < end) {
       const sliceStart = Math.floor(at / this.#sliceCoverage) * this.#sliceCoverage;
       const stop = Math.min(end, sliceStart + this.#sliceCoverage);
-      const offset = this.#sliceOffset(hostOffset(this.#tableAt(Math.floor(at / l2Coverage))), at);
+      const offset = this.#sliceOffset(hostOffset(this.tableAt(Math.floor(at / l2Coverage))), at);
       const from = at;
       await this.cache.use(offset, (slice) => {
         change(slice.bytes, from - sliceStart, stop - from, guestOffset(from));
@@ -202,8 +202,25 @@ export class Mapping {
     }
   }
 
+  /** Puts the L2 table of an L1 entry, whose content is at `offset` already, in the place of the one it has. */
+  repointTable(index: number, offset: HostOffset): void {
+    this.#setL1(index, offset, isL1EntryCopied(this.#l1, index));
+  }
+
+  /** Whether an L1 entry has an L2 table that nothing else refers to. */
+  ownsTable(index: number): boolean {
+    return this.tableAt(index) > 0 && isL1EntryCopied(this.#l1, index);
+  }
+
+  /** Reads a whole L2 table, whoever it belongs to, as it is in memory. */
+  async readTable(offset: HostOffset, table: Uint8Array): Promise<void> {
+    for (let at = 0; at < table.length; at += this.cache.sliceSize) {
+      await this.cache.use(hostOffset(offset + at), ({ bytes }) => table.set(bytes, at));
+    }
+  }
+
   /** Host offset of the L2 table of an L1 entry; 0 for none, negative for an entry that cannot be followed. */
-  #tableAt(index: number): number {
+  tableAt(index: number): number {
     if (index >= this.l1Entries) return 0;
     const offset = readL1Entry(this.#l1, index, this.#geometry.clusterSize);
     if (offset > 0 && this.#reserved.tableConflict(hostOffset(offset)) !== undefined) {
@@ -264,14 +281,14 @@ export class Mapping {
 
   /** Sees to it that the L2 table of an L1 entry exists and is not shared with a snapshot. */
   async #ensureOwnTable(index: number, allocator: Allocator, committer: Committer): Promise<void> {
-    if (this.#ownsTable(index)) return;
+    if (this.ownsTable(index)) return;
     await this.#l2Mutex.run(async () => {
-      if (this.#ownsTable(index)) return;
+      if (this.ownsTable(index)) return;
       const { clusterSize } = this.#geometry;
-      const old = this.#tableAt(index);
+      const old = this.tableAt(index);
       if (old < 0) throw invalidRun(guestOffset(index * this.#geometry.l2Coverage), old);
       const table = new Uint8Array(clusterSize);
-      if (old > 0) await this.#readTable(hostOffset(old), table);
+      if (old > 0) await this.readTable(hostOffset(old), table);
       const { first } = await allocator.allocate(1);
       const offset = hostOffset(first * clusterSize);
       this.cache.insertTable(offset, table);
@@ -279,16 +296,6 @@ export class Mapping {
       this.#setL1(index, offset, true);
       if (old > 0) committer.freeLater(hostOffset(old), clusterSize, false);
     });
-  }
-
-  #ownsTable(index: number): boolean {
-    return this.#tableAt(index) > 0 && isL1EntryCopied(this.#l1, index);
-  }
-
-  async #readTable(offset: HostOffset, table: Uint8Array): Promise<void> {
-    for (let at = 0; at < table.length; at += this.cache.sliceSize) {
-      await this.cache.use(hostOffset(offset + at), ({ bytes }) => table.set(bytes, at));
-    }
   }
 
   #setL1(index: number, offset: HostOffset, copied: boolean): void {

@@ -1,9 +1,11 @@
-/** Host clusters whose last reference was dropped in memory, waiting for that drop to become durable. */
+/** Host clusters whose references were dropped in memory, waiting for that drop to become durable. */
 
-/** A run of host clusters, each to lose one reference. */
+/** A run of host clusters, each to lose references. */
 export interface FreeRun {
   first: number;
   count: number;
+  /** How many references each loses. */
+  times: number;
   /** Whether the space shall be given back to the file system. */
   punch: boolean;
 }
@@ -17,19 +19,20 @@ export class PendingFrees {
     return this.#clusters;
   }
 
-  add(first: number, count: number, punch: boolean): void {
-    this.#clusters += count;
-    const last = this.#runs.at(-1);
-    if (last?.punch === punch && last.first + last.count === first) last.count += count;
-    else this.#runs.push({ first, count, punch });
+  add(run: FreeRun): void {
+    this.#clusters += run.count;
+    if (!extend(this.#runs.at(-1), run)) this.#runs.push({ ...run });
   }
 
-  /** Everything waiting, which is then forgotten here. */
+  /** Everything waiting, which is then forgotten here, in the order of the file: neighbours share table slices. */
   take(): FreeRun[] {
-    const runs = this.#runs;
+    const merged: FreeRun[] = [];
+    for (const run of this.#runs.sort((a, b) => a.first - b.first)) {
+      if (!extend(merged.at(-1), run)) merged.push(run);
+    }
     this.#runs = [];
     this.#clusters = 0;
-    return runs;
+    return merged;
   }
 
   /** Returns what could not be freed, before what was added since. */
@@ -37,4 +40,11 @@ export class PendingFrees {
     this.#runs = [...runs, ...this.#runs];
     for (const run of runs) this.#clusters += run.count;
   }
+}
+
+/** Makes `last` longer by a run right behind it that is to be treated alike. */
+function extend(last: FreeRun | undefined, { first, count, times, punch }: FreeRun): boolean {
+  if (last?.punch !== punch || last.times !== times || last.first + last.count !== first) return false;
+  last.count += count;
+  return true;
 }

@@ -87,6 +87,26 @@ export class Refcounts {
     );
   }
 
+  /** One past the last cluster whose refcount is not 0; 0 when there is none. */
+  async usedEnd(): Promise<number> {
+    const { refcountOrder } = this.#geometry;
+    for (let base = this.capacity - this.#sliceEntries; base >= 0; base -= this.#sliceEntries) {
+      const block = this.blockOffset(base);
+      if (block === 0) continue;
+      const end = await this.cache.use(this.#sliceOffset(block, base), ({ bytes }) => {
+        let [low, high] = [0, this.#sliceEntries];
+        while (low < high) {
+          const middle = (low + high) >>> 1;
+          if (native.refcountNextUsed(bytes, refcountOrder, middle, high) === high) high = middle;
+          else low = middle + 1;
+        }
+        return high;
+      });
+      if (end > 0) return base + end;
+    }
+    return 0;
+  }
+
   /** Adds a reference to a cluster that is in use and has room for one more, if `mayStill` agrees at that very moment. */
   async share(cluster: number, mayStill: () => boolean): Promise<boolean> {
     const { refcountOrder, maxRefcount } = this.#geometry;
@@ -124,28 +144,51 @@ export class Refcounts {
   /**
    * Takes free clusters: finds the first free one at or after `from`, in blocks that exist, and sets the refcount of it
    * and up to `max` - 1 free ones behind it (in the same slice) to 1.
-   * @returns the run; or where a block is missing, that cluster with count 0
+   * @returns the run; where a block is missing, that cluster with count 0; where none below `limit` is free, `limit` with
+   * count 0
    */
-  async take(from: number, max: number): Promise<{ first: number; count: number }> {
+  async take(from: number, max: number, limit = Infinity): Promise<{ first: number; count: number }> {
     let at = from;
-    for (;;) {
+    while (at < limit) {
       const block = this.blockOffset(at);
       if (block === 0) return { first: at, count: 0 };
       const index = at % this.#sliceEntries;
       const base = at - index;
+      const end = Math.min(this.#sliceEntries, limit - base);
       const found = await this.cache.use(this.#sliceOffset(block, at), (slice) =>
-        this.#takeIn(slice, index, max),
+        this.#takeIn(slice, index, end, max),
       );
       if (found !== undefined) return { first: base + found.index, count: found.count };
       at = base + this.#sliceEntries;
     }
+    return { first: limit, count: 0 };
   }
 
-  /** The first run of `count` free clusters at or after `from`; clusters without a block count as free. Takes nothing. */
-  async findFree(from: number, count: number): Promise<number> {
+  /** How many of the clusters [first, end) have a refcount other than 0. */
+  async countUsed(first: number, end: number): Promise<number> {
+    let used = 0;
+    for (let at = first; at < end;) {
+      const index = at % this.#sliceEntries;
+      const stop = Math.min(this.#sliceEntries, index + (end - at));
+      const block = this.blockOffset(at);
+      if (block !== 0) {
+        used += await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) =>
+          native.refcountCountUsed(bytes, this.#geometry.refcountOrder, index, stop),
+        );
+      }
+      at += stop - index;
+    }
+    return used;
+  }
+
+  /**
+   * The first run of `count` free clusters at or after `from`; clusters without a block count as free. Takes nothing.
+   * @param limit where to give up: the run returned then ends past it, and need not be free
+   */
+  async findFree(from: number, count: number, limit = Infinity): Promise<number> {
     let start = from;
     let at = from;
-    while (at < start + count) {
+    while (at < start + count && start + count <= limit) {
       const block = this.blockOffset(at);
       const index = at % this.#sliceEntries;
       const end = Math.min(this.#sliceEntries, index + (start + count - at));
@@ -221,8 +264,29 @@ export class Refcounts {
     const { clusterSize } = this.#geometry;
     const offset = hostOffset(at * clusterSize);
     this.cache.insertTable(offset, new Uint8Array(clusterSize));
-    writeRefcountTableEntry(this.#table, index, offset);
-    this.dirtyTable.add(index * tableEntrySize, (index + 1) * tableEntrySize);
+    this.#setEntry(index, offset);
+  }
+
+  /** Puts the refcount block at `from` into host cluster `to`, which the caller counts as used. The old place is not freed. */
+  async moveBlock(from: HostOffset, to: number): Promise<void> {
+    const { clusterSize } = this.#geometry;
+    const block = new Uint8Array(clusterSize);
+    for (let at = 0; at < clusterSize; at += this.cache.sliceSize) {
+      await this.cache.use(hostOffset(from + at), ({ bytes }) => block.set(bytes, at));
+    }
+    for (let index = 0; index < tableLength(this.#table); index++) {
+      if (readRefcountTableEntry(this.#table, index, clusterSize) !== from) continue;
+      this.cache.insertTable(hostOffset(to * clusterSize), block);
+      this.cache.forgetTable(from, clusterSize);
+      this.#setEntry(index, hostOffset(to * clusterSize));
+    }
+  }
+
+  /** Drops refcount block number `index`, all of whose counts mean nothing. Its cluster is not freed. */
+  removeBlock(index: number): void {
+    const offset = this.blockOffset(index * this.#geometry.refcountBlockEntries);
+    this.cache.forgetTable(offset, this.#geometry.clusterSize);
+    this.#setEntry(index, hostOffset(0));
   }
 
   /** Takes over a refcount table that was written elsewhere. */
@@ -232,12 +296,22 @@ export class Refcounts {
     this.dirtyTable.take();
   }
 
-  #takeIn(slice: Slice, from: number, max: number): { index: number; count: number } | undefined {
+  #setEntry(index: number, offset: HostOffset): void {
+    writeRefcountTableEntry(this.#table, index, offset);
+    this.dirtyTable.add(index * tableEntrySize, (index + 1) * tableEntrySize);
+  }
+
+  #takeIn(
+    slice: Slice,
+    from: number,
+    end: number,
+    max: number,
+  ): { index: number; count: number } | undefined {
     const order = this.#geometry.refcountOrder;
-    const index = native.refcountNextFree(slice.bytes, order, from, this.#sliceEntries);
-    if (index === this.#sliceEntries) return undefined;
-    const limit = Math.min(this.#sliceEntries, index + max);
-    const count = native.refcountNextUsed(slice.bytes, order, index, limit) - index;
+    const index = native.refcountNextFree(slice.bytes, order, from, end);
+    if (index === end) return undefined;
+    const stop = Math.min(end, index + max);
+    const count = native.refcountNextUsed(slice.bytes, order, index, stop) - index;
     native.refcountSet(slice.bytes, order, index, count, 1);
     this.#markDirty(slice, index, count);
     return { index, count };

@@ -11,4 +11,6 @@ export interface RefcountFunctions {
   refcountNextFree(block: Uint8Array, order: number, first: number, end: number): number;
   /** The first index in [first, end) whose refcount is not 0; `end` when none is. */
   refcountNextUsed(block: Uint8Array, order: number, first: number, end: number): number;
+  /** How many refcounts in [first, end) are not 0. */
+  refcountCountUsed(block: Uint8Array, order: number, first: number, end: number): number;
 }

@@ -67,9 +67,13 @@ export interface PackedBitmap {
 /** A bitmap of this image, or of another open one, such as a layer below. */
 export type BitmapSource = string | { disk: { readonly bitmaps: Bitmaps }; name: string };
 
-/** Runs a job on an open disk: `read` on any, `change` on one that can be written to. */
+/**
+ * Runs a job on an open disk: `read` on any, `still` on any while no other job moves anything in the file, `change` on one
+ * that can be written to.
+ */
 export interface Access {
   read: <T>(job: () => Promise<T>) => Promise<T>;
+  still: <T>(job: () => Promise<T>) => Promise<T>;
   change: <T>(job: () => Promise<T>) => Promise<T>;
 }
 

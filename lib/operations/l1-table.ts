@@ -1,7 +1,7 @@
 /** Making the active L1 table larger, in place where its clusters have room, else in a new place. */
 import { Qcow2Error } from '../errors.js';
 import { maxL1TableBytes, tableEntrySize, type Geometry } from '../format/geometry.js';
-import { alignUp, hostOffset } from '../format/units.js';
+import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
 
 /**
@@ -47,10 +47,15 @@ async function extendInPlace(image: Image, entries: number): Promise<void> {
 }
 
 async function moveL1(image: Image, entries: number): Promise<void> {
-  const { mapping, committer, allocator, geometry, storage } = image;
+  const { allocator, geometry } = image;
   const bytes = entries * tableEntrySize;
   const first = await allocator.allocateContiguous(Math.ceil(bytes / geometry.clusterSize));
-  const offset = hostOffset(first * geometry.clusterSize);
+  await placeL1(image, entries, hostOffset(first * geometry.clusterSize));
+}
+
+/** Moves the L1 table to `offset`, whose clusters have been taken, with `entries` entries, which are no fewer than now. */
+export async function placeL1(image: Image, entries: number, offset: HostOffset): Promise<void> {
+  const { mapping, committer, storage } = image;
   const old = { offset: mapping.l1Offset, length: mapping.l1Bytes.length };
   await committer.afterCommit(async () => {
     const table = enlarged(mapping.l1Bytes, entries);

@@ -188,7 +188,7 @@ export class Snapshots {
    * @param idOrName an id, or a name that is no id
    */
   open(idOrName: string): Promise<Disk> {
-    return this.#access.read(async () => {
+    return this.#access.still(async () => {
       // Nothing deletes the snapshot before the disk is known to be open.
       const unlock = await this.#guest.locks.shared(0, Infinity);
       try {
@@ -228,9 +228,7 @@ export class Snapshots {
   /** @internal Refuses what would take the backing file away from disks that show snapshots. */
   refuseWhileOpen(job: string): void {
     if (this.#open.size === 0) return;
-    throw conflict(
-      `A disk that shows a snapshot is open and reads the same backing file; close it before ${job}`,
-    );
+    throw conflict(`A disk that shows a snapshot is open and reads the same files; close it before ${job}`);
   }
 
   /** @internal Closes all disks that show snapshots. */

@@ -5,16 +5,15 @@ import type { Image } from '../metadata/image.js';
 export async function trimFile(image: Image): Promise<void> {
   const { clusterSize } = image.geometry;
   const fileEnd = await image.storage.size();
+  const lastUsed = await image.refcounts.usedEnd();
   let clusters = Math.ceil(fileEnd / clusterSize);
-  while (clusters > 0 && (await isFree(image, clusters - 1))) clusters--;
+  // Metadata stays whatever its refcount says.
+  while (clusters > lastUsed && !isReserved(image, clusters - 1)) clusters--;
   if (clusters * clusterSize >= fileEnd) return;
   image.fileEnd.forget();
   await image.storage.truncate(clusters * clusterSize);
 }
 
-/** Metadata stays whatever its refcount says. */
-async function isFree({ refcounts, reserved, geometry }: Image, cluster: number): Promise<boolean> {
-  const { clusterSize } = geometry;
-  if (reserved.overlap(cluster * clusterSize, clusterSize) !== undefined) return false;
-  return (await refcounts.get(cluster)) === 0;
+function isReserved({ reserved, geometry: { clusterSize } }: Image, cluster: number): boolean {
+  return reserved.overlap(cluster * clusterSize, clusterSize) !== undefined;
 }

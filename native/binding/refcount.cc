@@ -96,6 +96,13 @@ napi_value nextUsed(napi_env env, napi_callback_info info) noexcept {
   return number(env, static_cast<double>(refcountNextUsed(at.block, at.order, at.first, at.end)));
 }
 
+napi_value countUsed(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const Indexes at = takeIndexes(args, true);
+  if (args.failed()) return nullptr;
+  return number(env, static_cast<double>(refcountCountUsed(at.block, at.order, at.first, at.end)));
+}
+
 }  // namespace
 
 bool initRefcount(napi_env env, napi_value exports) {
@@ -106,6 +113,7 @@ bool initRefcount(napi_env env, napi_value exports) {
                              {"refcountAdd", add},
                              {"refcountNextFree", nextFree},
                              {"refcountNextUsed", nextUsed},
+                             {"refcountCountUsed", countUsed},
                          });
 }
 

@@ -151,4 +151,13 @@ size_t refcountNextUsed(Bytes block, unsigned order, size_t first, size_t end) {
   });
 }
 
+size_t refcountCountUsed(Bytes block, unsigned order, size_t first, size_t end) {
+  const unsigned char* data = checked(block, order, end);
+  return withWidth(order, [&](auto width) {
+    size_t used = 0;
+    for (size_t index = first; index < end; ++index) used += decltype(width)::get(data, index) != 0;
+    return used;
+  });
+}
+
 }  // namespace qcow2

@@ -38,6 +38,9 @@ void checkSearch(const Pair& pair, unsigned order, size_t first, size_t end) {
   while (isUsed < end && pair.model[isUsed] == 0) ++isUsed;
   CHECK_EQUAL(refcountNextFree(pair.block, order, first, end), isFree);
   CHECK_EQUAL(refcountNextUsed(pair.block, order, first, end), isUsed);
+  size_t used = 0;
+  for (size_t index = first; index < end; ++index) used += pair.model[index] != 0;
+  CHECK_EQUAL(refcountCountUsed(pair.block, order, first, end), used);
 }
 
 void addInModel(Pair& pair, unsigned order, size_t first, size_t count, bool subtract, uint64_t magnitude) {

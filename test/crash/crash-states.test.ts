@@ -2,10 +2,12 @@
 import { afterAll, describe, expect, it } from 'vitest';
 import { judgeStates, runWorkload, type JudgeOptions } from './crash-run.js';
 import {
+  compactions,
   fillUp,
   fullKinds,
   kinds,
   randomWorkload,
+  spaciousKinds,
   workloads,
   type Kind,
   type Workload,
@@ -28,6 +30,14 @@ describe.each(kinds)('a crash with $name', (kind) => {
   );
 });
 
+describe.each(spaciousKinds)('a crash with $name', (kind) => {
+  it.each(compactions.filter(({ growth }) => isLong || growth === undefined || kind.clusterSize === 512))(
+    'during: $name',
+    (workload) => survives(kind, workload, options),
+    isLong ? 3_600_000 : 60_000,
+  );
+});
+
 describe.each(fullKinds)('a crash with $name', (kind) => {
   const fewer = isLong
     ? options
@@ -44,7 +54,8 @@ afterAll(() => {
 
 /** Unlocking an encrypted image takes so long that a short run has few of them. */
 function workloadsFor(kind: Kind): Workload[] {
-  const own = workloads.filter(({ name }) => kind.compress || !name.startsWith('compress'));
+  const all = [...workloads, ...compactions];
+  const own = all.filter(({ name }) => kind.compress || !name.includes('compress'));
   if (kind.slow && !isLong) return own.slice(0, 1);
   const random = Array.from({ length: randomWorkloads }, (_, i) =>
     randomWorkload(firstSeed + i, kind.compress),

@@ -5,11 +5,13 @@ import { create, MemoryStorage, open, Qcow2Error } from '../../lib/index.js';
 import { inspectImage } from '../support/image-invariants.js';
 import { RecordingStorage, type Fault } from '../support/recording-storage.js';
 import {
+  compactions,
   fillUp,
   type Guest,
   fullKinds,
   kinds,
   openGuest,
+  spaciousKinds,
   workloads,
   type Kind,
   type Start,
@@ -26,11 +28,15 @@ const faults: readonly Omit<Fault, 'nth'>[] = [
 const totals = { faults: 0, failedFlushes: 0, survived: 0 };
 
 describe.each(kinds.filter(({ slow }) => isLong || !slow))('a failing storage with $name', (kind) => {
-  it.each(workloads.filter(({ growth }) => isLong || growth === undefined))(
+  it.each([...workloads, ...compactions].filter(({ growth }) => isLong || growth === undefined))(
     'during: $name',
     (workload) => survivesFaults(kind, workload, isLong ? 1 : 3),
     isLong ? 3_600_000 : 60_000,
   );
+});
+
+describe.each(spaciousKinds)('a failing storage with $name', (kind) => {
+  it.each(compactions.slice(0, 2))('during: $name', (workload) => survivesFaults(kind, workload, 5), 60_000);
 });
 
 describe('a failing storage with a full refcount table', () => {

@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises';
 import {
   create,
   MemoryStorage,
+  type CompactOptions,
   open,
   type CreateOptions,
   type OpenOptions,
@@ -90,6 +91,51 @@ function withSnapshots(name: string, size: number, clusterSize: number, extended
   return { name, size, clusterSize, compress: true, slow: false, make };
 }
 
+/** With snapshots whose tables and data lie behind much free space, and tables that need room in one piece. */
+function snapshotsAtEnd(name: string, size: number, options: CreateOptions & { clusterSize: number }): Kind {
+  const make = async (): Promise<Start> => {
+    const image = new MemoryStorage();
+    const model = new PlainDisk(size);
+    const disk = await create(image, size / 2, options);
+    const write = async (seed: number, at: number, length: number): Promise<void> => {
+      const data = pattern(seed, length);
+      await disk.write(data, at);
+      model.write(data, at);
+    };
+    await write(1, 0, size / 2 - 2048);
+    await disk.snapshots.create({ name: 'gone' });
+    await write(2, 0, size / 2 - 2048);
+    await disk.resize(size);
+    await disk.snapshots.create({ name: 'kept' });
+    const kept = model.clone();
+    await write(3, 1024, 4096);
+    await disk.snapshots.create({ name: 'late' });
+    const late = model.clone();
+    await write(4, 3072, 2048);
+    await disk.snapshots.delete('gone');
+    await disk.close();
+    return {
+      image,
+      model,
+      snapshots: new Map([
+        ['kept', kept],
+        ['late', late],
+      ]),
+      open: {},
+    };
+  };
+  return { name, size, clusterSize: options.clusterSize, compress: true, slow: false, make };
+}
+
+/** For compactions. */
+export const spaciousKinds: readonly Kind[] = [
+  snapshotsAtEnd('snapshots behind free space', 80 * kib, { clusterSize: 512 }),
+  snapshotsAtEnd('snapshots behind free space, extended L2', 256 * kib, {
+    clusterSize: 16384,
+    extendedL2: true,
+  }),
+];
+
 export const kinds: readonly Kind[] = [
   own('512 B clusters', 100 * kib, { clusterSize: 512 }),
   own(
@@ -170,6 +216,11 @@ export class Guest {
   discard(position: number, length: number): Promise<void> {
     const run = (): Promise<void> => this.disk.discard(position, length);
     return this.history.writing(Buffer.alloc(length), position, run);
+  }
+
+  /** Changes nothing that can be read, whatever else goes on. */
+  async compact(options: CompactOptions = {}): Promise<void> {
+    await this.disk.compact(options);
   }
 
   flush(): Promise<void> {
@@ -327,6 +378,68 @@ export const workloads: readonly Workload[] = [
       await guest.resize(3 * kib);
       await guest.resize(30 * kib);
       await guest.flush();
+      await guest.close();
+    },
+  },
+];
+
+/** Moves clusters of every kind, alone and while the disk is being written to. */
+export const compactions: readonly Workload[] = [
+  {
+    name: 'compact',
+    run: async (guest) => {
+      const { clusterSize } = guest;
+      await guest.write(40 * kib, 12 * kib);
+      await guest.discard(2 * kib, 9 * kib);
+      await guest.flush();
+      await guest.compact();
+      await guest.write(44 * kib, clusterSize);
+      await guest.flush();
+      await guest.close();
+    },
+  },
+  {
+    name: 'compact while it is written to',
+    run: async (guest) => {
+      await guest.write(40 * kib, 20 * kib);
+      await guest.zero(48 * kib, 4 * kib);
+      await guest.discard(2 * kib, 14 * kib);
+      await Promise.all([
+        guest.compact({ detectZeroes: true }),
+        guest.write(20 * kib, 1024),
+        guest.flush(),
+        guest.write(41 * kib, 512),
+        guest.discard(52 * kib, 3 * kib),
+        guest.write(56 * kib, 1024),
+      ]);
+      await guest.close();
+    },
+  },
+  {
+    name: 'compact what grew and shrank',
+    growth: farGrowth,
+    run: async (guest) => {
+      const { size } = guest;
+      await guest.resize(size * farGrowth);
+      await guest.write(size * farGrowth - 1024, 1024);
+      await guest.write(size * 3, 4 * kib);
+      await guest.discard(0, 15 * kib);
+      await guest.flush();
+      await guest.compact();
+      await guest.discard(0, guest.size);
+      await guest.compact();
+      await guest.close();
+    },
+  },
+  {
+    name: 'compact what is compressed',
+    run: async (guest) => {
+      const { clusterSize } = guest;
+      await guest.write(0, 6 * clusterSize, true);
+      await guest.write(0, clusterSize);
+      await guest.flush();
+      await guest.discard(0, 2 * clusterSize);
+      await guest.compact();
       await guest.close();
     },
   },

@@ -3,7 +3,7 @@ import { copyFile, readFile } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
-import { open, type Qcow2 } from '../../lib/index.js';
+import { open, type CompactOptions, type Qcow2 } from '../../lib/index.js';
 import { qemuCheck, qemuReadAll } from '../support/encrypted-image.js';
 import { imageKinds, makeImage, secret, type ImageKind, type MadeImage } from '../support/image-kinds.js';
 import { expectCleanByQemu, qemuCompare, qemuImg } from '../support/oracle.js';
@@ -51,7 +51,7 @@ describe('random sequences against a model', () => {
 });
 
 function changesFor(kind: ImageKind): ChangeKind[] {
-  const always: ChangeKind[] = ['write', 'zero', 'discard', 'flush', 'reopen', 'read', 'resize'];
+  const always: ChangeKind[] = ['write', 'zero', 'discard', 'flush', 'reopen', 'read', 'resize', 'compact'];
   return kind.compress ? [...always, 'compressed'] : always;
 }
 
@@ -65,14 +65,23 @@ async function runSequence(
   // So little that tables come and go all the time.
   const options = { ...made.open, cacheBytes: 8 * kind.clusterSize };
   let disk = await open(made.path, options);
+  // Compactions go on beside the changes that come after them.
+  const compactions: Promise<unknown>[] = [];
   try {
     for (const change of changes) {
       count(change.kind);
       if (change.kind === 'reopen') {
         await disk.close();
+        await Promise.all(compactions.splice(0));
         disk = await open(made.path, options);
+      } else if (change.kind === 'compact') {
+        const compaction = disk.compact(compactOptions(change));
+        compaction.catch(() => undefined);
+        compactions.push(compaction);
+        if (change.zone === 0) await compaction;
       } else await apply(change, disk, made.model, kind);
     }
+    await Promise.all(compactions);
     expect(await made.model.firstDifference((buffer, at) => disk.read(buffer, at))).toBe(null);
   } finally {
     await disk.close();
@@ -115,8 +124,13 @@ async function apply(change: RandomChange, disk: Qcow2, model: PlainDisk, kind: 
       return;
     }
     case 'reopen':
-      throw new Error('reopening is not a change of one disk');
+    case 'compact':
+      throw new Error(`${change.kind} is not a change of the disk`);
   }
+}
+
+function compactOptions({ seed: choice }: RandomChange): CompactOptions {
+  return { detectZeroes: choice % 2 === 0 };
 }
 
 /** Half the sizes are multiples of a cluster, the others of a sector, and some of nothing. */

@@ -27,6 +27,7 @@ class History {
   readonly #snapshots = new Map<string, PlainDisk>();
   readonly #bitmaps = new Map<string, { model: PlainBitmap; enabled: boolean }>();
   #names = 0;
+  readonly #compactions: Promise<unknown>[] = [];
 
   constructor(random: Random, path: string, disk: Qcow2) {
     this.#random = random;
@@ -37,7 +38,8 @@ class History {
 
   async step(): Promise<string> {
     const random = this.#random;
-    const kind = random.below(16);
+    const kind = random.below(18);
+    if (kind > 15) return this.#compact(kind === 16);
     if (kind < 6) return this.#write();
     if (kind === 6) return this.#resize();
     if (kind === 7) return this.#reopen();
@@ -68,6 +70,7 @@ class History {
 
   async end(): Promise<void> {
     await this.#disk.close();
+    await Promise.all(this.#compactions);
     await expectCleanByQemu(this.#path);
     expect((await qemuContent(this.#path)).equals(this.#model.read(0, this.#model.size))).toBe(true);
     for (const [name, { model }] of this.#bitmaps)
@@ -94,6 +97,15 @@ class History {
     }
     this.#mark(start, length);
     return `write ${kind} ${start}+${length}`;
+  }
+
+  /** Beside whatever comes next, or not. */
+  async #compact(awaited: boolean): Promise<string> {
+    const compaction = this.#disk.compact();
+    compaction.catch(() => undefined);
+    this.#compactions.push(compaction);
+    if (awaited) await compaction;
+    return 'compact';
   }
 
   async #compress(near: number): Promise<string> {

@@ -2,7 +2,8 @@
 import fc from 'fast-check';
 import { pattern } from './pattern.js';
 
-export type ChangeKind = 'write' | 'compressed' | 'zero' | 'discard' | 'resize' | 'flush' | 'reopen' | 'read';
+export type ChangeKind =
+  'write' | 'compressed' | 'zero' | 'discard' | 'resize' | 'flush' | 'reopen' | 'read' | 'compact';
 
 /** A change before it is known where it goes; numbers are turned into a range by {@link placeOf}. */
 export interface RandomChange {
@@ -35,6 +36,7 @@ const weights: Record<ChangeKind, number> = {
   flush: 3,
   reopen: 1,
   read: 3,
+  compact: 2,
 };
 
 export function randomChange(kinds: readonly ChangeKind[]): fc.Arbitrary<RandomChange> {

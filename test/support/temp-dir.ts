@@ -5,14 +5,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach } from 'vitest';
 
+/** Where directories are made; in memory where the system has a place for that: for tests that flush a lot. */
+const parents = { disk: tmpdir(), memory: existsSync('/dev/shm') ? '/dev/shm' : tmpdir() };
+
 /**
  * Gives every test that follows a directory of its own, removed after it.
  * @returns makes the absolute path of a name in it; without a name, of the directory
  */
-export function useTempDir(): (name?: string) => string {
+export function useTempDir(where: keyof typeof parents = 'disk'): (name?: string) => string {
   let directory = '';
   beforeEach(async () => {
-    directory = await mkdtemp(join(tmpdir(), 'qcow2-test-'));
+    directory = await mkdtemp(join(parents[where], 'qcow2-test-'));
   });
   afterEach(async () => {
     await rm(directory, { recursive: true, force: true });
@@ -20,10 +23,9 @@ export function useTempDir(): (name?: string) => string {
   return (name = '') => join(directory, name);
 }
 
-/** Runs `work` with a directory of its own, in memory where the system has a place for that: for tests that flush a lot. */
+/** Runs `work` with a directory of its own, in memory where that is possible. */
 export async function withTempDir<T>(work: (path: (name: string) => string) => Promise<T>): Promise<T> {
-  const parent = existsSync('/dev/shm') ? '/dev/shm' : tmpdir();
-  const directory = await mkdtemp(join(parent, 'qcow2-test-'));
+  const directory = await mkdtemp(join(parents.memory, 'qcow2-test-'));
   try {
     return await work((name) => join(directory, name));
   } finally {

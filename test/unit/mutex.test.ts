@@ -1,7 +1,7 @@
 /** Mutex and PendingFrees: order, exclusion, and failures that stay with the one who failed. */
 import { describe, expect, it } from 'vitest';
 import { Mutex } from '../../lib/metadata/mutex.js';
-import { PendingFrees } from '../../lib/metadata/pending-frees.js';
+import { PendingFrees, type FreeRun } from '../../lib/metadata/pending-frees.js';
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
@@ -31,23 +31,24 @@ describe('Mutex', () => {
 });
 
 describe('PendingFrees', () => {
-  it('joins neighbours of one kind and keeps every cluster through failures', () => {
+  it('joins neighbours of one kind in the order of the file, and keeps every cluster through failures', () => {
     const frees = new PendingFrees();
-    frees.add(10, 2, true);
-    frees.add(12, 3, true);
-    frees.add(15, 1, false);
-    frees.add(10, 1, false);
+    const run = (first: number, count: number, punch: boolean, times = 1): FreeRun => ({
+      first,
+      count,
+      times,
+      punch,
+    });
+    for (const each of [run(12, 3, true), run(16, 1, true, 2), run(10, 2, true), run(15, 1, false)]) {
+      frees.add(each);
+    }
     expect(frees.clusters).toBe(7);
     const taken = frees.take();
-    expect(taken).toEqual([
-      { first: 10, count: 5, punch: true },
-      { first: 15, count: 1, punch: false },
-      { first: 10, count: 1, punch: false },
-    ]);
+    expect(taken).toEqual([run(10, 5, true), run(15, 1, false), run(16, 1, true, 2)]);
     expect(frees.clusters).toBe(0);
-    frees.add(99, 1, false);
+    frees.add(run(99, 1, false));
     frees.putBack(taken);
     expect(frees.clusters).toBe(8);
-    expect(frees.take()).toEqual([...taken, { first: 99, count: 1, punch: false }]);
+    expect(frees.take().at(-1)).toEqual(run(99, 1, false));
   });
 });

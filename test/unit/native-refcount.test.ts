@@ -88,7 +88,7 @@ describe('refcount blocks', () => {
     );
   });
 
-  it('finds the next free and the next used refcount', () => {
+  it('finds the next free and the next used refcount, and counts those in use', () => {
     fc.assert(
       fc.property(blocks, (c) => {
         const { first, end } = range(c);
@@ -99,6 +99,8 @@ describe('refcount blocks', () => {
         };
         expect(native.refcountNextFree(c.block, c.order, first, end)).toBe(next((count) => count === 0n));
         expect(native.refcountNextUsed(c.block, c.order, first, end)).toBe(next((count) => count !== 0n));
+        const used = counts.slice(first).filter((count) => count !== 0n).length;
+        expect(native.refcountCountUsed(c.block, c.order, first, end)).toBe(used);
       }),
       { numRuns: 1500 },
     );

@@ -1,0 +1,100 @@
+/** What the parts of a compaction share: the image, below which cluster everything is to go, and how far it has come. */
+import type { Job } from '../disk.js';
+import { hostCluster, type HostCluster } from '../format/units.js';
+import type { Pause } from '../io/gate.js';
+import type { GuestImage } from '../io/guest-image.js';
+import type { Image } from '../metadata/image.js';
+
+/** Bytes moved at once, while requests for them wait. */
+export const batchBytes = 4 * 1024 * 1024;
+
+export interface CompactOptions extends Omit<Job, 'concurrency'> {
+  /** Also looks for clusters of the active disk that hold nothing but zeros, and drops them. */
+  detectZeroes?: boolean;
+}
+
+export interface CompactReport {
+  /** Bytes that were moved. */
+  copied: number;
+  /** References to clusters that were changed on that account. */
+  updated: number;
+  /** Length of the image file before and after, bytes. */
+  oldSize: number;
+  newSize: number;
+}
+
+export class CompactJob {
+  readonly guest: GuestImage;
+  /** Clusters from this one on are to go below it. */
+  limit: HostCluster = hostCluster(0);
+  copied = 0;
+  updated = 0;
+  readonly #pause: Pause;
+  readonly #signal: AbortSignal | undefined;
+  readonly #onProgress: CompactOptions['onProgress'];
+  #total = 0;
+
+  constructor(guest: GuestImage, pause: Pause, { signal, onProgress }: CompactOptions) {
+    this.guest = guest;
+    this.#pause = pause;
+    this.#signal = signal;
+    this.#onProgress = onProgress;
+  }
+
+  get image(): Image {
+    return this.guest.image;
+  }
+
+  get clusterSize(): number {
+    return this.image.geometry.clusterSize;
+  }
+
+  /** Clusters of a batch. */
+  get batchClusters(): number {
+    return Math.max(1, batchBytes / this.clusterSize);
+  }
+
+  get aborted(): boolean {
+    return this.#signal?.aborted === true;
+  }
+
+  /** Whether a host cluster is to be moved. */
+  isBeyond(host: number): boolean {
+    return host >= this.limit * this.clusterSize;
+  }
+
+  /** Runs work while no one else changes the image and nothing waits in memory. Reads go on. */
+  quietly<T>(work: () => Promise<T>): Promise<T> {
+    return this.#pause(async () => {
+      await this.image.committer.settle();
+      return work();
+    });
+  }
+
+  /** Announces bytes that will be moved. */
+  expect(bytes: number): void {
+    this.#total = this.copied + bytes;
+  }
+
+  moved(bytes: number, references: number): void {
+    this.copied += bytes;
+    this.updated += references;
+    this.#onProgress?.({ done: this.copied, total: Math.max(this.#total, this.copied) });
+  }
+
+  throwIfAborted(): void {
+    this.#signal?.throwIfAborted();
+  }
+
+  /** Between two batches, with no lock held: stops when told to, and lets requests that have been waiting go first. */
+  async between(): Promise<void> {
+    this.throwIfAborted();
+    await this.image.committer.relieve();
+    await this.letOthersIn();
+  }
+
+  /** Lets requests that have been waiting begin. */
+  async letOthersIn(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
