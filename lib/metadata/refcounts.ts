@@ -89,10 +89,13 @@ export class Refcounts {
 
   /** One past the last cluster whose refcount is not 0; 0 when there is none. */
   async usedEnd(): Promise<number> {
-    const { refcountOrder } = this.#geometry;
+    const { refcountOrder, refcountBlockEntries } = this.#geometry;
     for (let base = this.capacity - this.#sliceEntries; base >= 0; base -= this.#sliceEntries) {
       const block = this.blockOffset(base);
-      if (block === 0) continue;
+      if (block === 0) {
+        base -= base % refcountBlockEntries;
+        continue;
+      }
       const end = await this.cache.use(this.#sliceOffset(block, base), ({ bytes }) => {
         let [low, high] = [0, this.#sliceEntries];
         while (low < high) {
@@ -166,16 +169,19 @@ export class Refcounts {
 
   /** How many of the clusters [first, end) have a refcount other than 0. */
   async countUsed(first: number, end: number): Promise<number> {
+    const { refcountOrder, refcountBlockEntries } = this.#geometry;
     let used = 0;
     for (let at = first; at < end;) {
+      const block = this.blockOffset(at);
+      if (block === 0) {
+        at += refcountBlockEntries - (at % refcountBlockEntries);
+        continue;
+      }
       const index = at % this.#sliceEntries;
       const stop = Math.min(this.#sliceEntries, index + (end - at));
-      const block = this.blockOffset(at);
-      if (block !== 0) {
-        used += await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) =>
-          native.refcountCountUsed(bytes, this.#geometry.refcountOrder, index, stop),
-        );
-      }
+      used += await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) =>
+        native.refcountCountUsed(bytes, refcountOrder, index, stop),
+      );
       at += stop - index;
     }
     return used;
