@@ -3,6 +3,7 @@ import { Readable } from 'node:stream';
 import type { ByteRange, Disk, ExtentType, Op } from '../disk.js';
 import { outOfRange } from '../errors.js';
 import { toBytes } from '../format/units.js';
+import { pageBytes } from '../storage/page-bytes.js';
 
 const streamChunk = 1024 * 1024;
 
@@ -63,7 +64,8 @@ export function createReadStream(disk: Disk, query: ByteRange & Op = {}): Readab
 async function* chunks(disk: Disk, start: number, end: number, { signal }: Op): AsyncGenerator<Uint8Array> {
   for (let at = start; at < end; at += streamChunk) {
     signal?.throwIfAborted();
-    const chunk = Buffer.allocUnsafe(Math.min(streamChunk, end - at));
+    const { buffer, byteOffset, length } = pageBytes(Math.min(streamChunk, end - at));
+    const chunk = Buffer.from(buffer, byteOffset, length);
     await disk.read(chunk, at);
     yield chunk;
   }

@@ -1,6 +1,9 @@
-/** Bytes in memory: zeros, and the steps of ciphers that OpenSSL leaves out. */
+/** Bytes in memory: where they are, zeros, and the steps of ciphers that OpenSSL leaves out. */
 
 export interface ByteFunctions {
+  /** How many bytes a buffer begins behind a multiple of `alignment` (up to 2 MiB) in memory. */
+  misalignment(buffer: Uint8Array, alignment: number): number;
+
   /** Whether every byte is zero. */
   isZero(buffer: Uint8Array): boolean;
   /**

@@ -9,6 +9,7 @@ import {
   tableView,
 } from '../format/table-entry.js';
 import { hex, quote } from '../format/text.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { readExactly } from '../storage/storage.js';
 import type { CheckContext } from './check-context.js';
 
@@ -52,7 +53,7 @@ async function countBitmap(context: CheckContext, entry: BitmapEntry): Promise<v
   context.addArea(what, tableOffset, length);
   for (let at = 0; at < length; at += chunkBytes) {
     context.progress.throwIfAborted();
-    const chunk = new Uint8Array(Math.min(chunkBytes, length - at));
+    const chunk = pageBytes(Math.min(chunkBytes, length - at));
     try {
       await readExactly(image.storage, chunk, tableOffset + at, what);
     } catch (error) {

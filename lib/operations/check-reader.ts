@@ -1,4 +1,5 @@
 /** Reading an image's tables for a check: scattered clusters in batches, the next batch under way while one is worked on. */
+import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import type { Storage } from '../storage/storage.js';
 import type { CheckOptions } from './check-report.js';
@@ -71,7 +72,7 @@ async function readBatch(
   clusterSize: number,
 ): Promise<ClusterBatch> {
   const offsets = all.subarray(first, first + count);
-  const bytes = new Uint8Array(offsets.length * clusterSize);
+  const bytes = pageBytes(offsets.length * clusterSize);
   const failures = new Map<number, unknown>();
   let inFlight: Promise<void>[] = [];
   for (let at = 0; at < offsets.length;) {

@@ -4,6 +4,7 @@ import { l1EntriesFor, maxL1TableBytes, tableEntrySize } from '../format/geometr
 import { hex, quote } from '../format/text.js';
 import { alignUp } from '../format/units.js';
 import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { readExactly } from '../storage/storage.js';
 import { countBitmaps } from './check-bitmaps.js';
 import type { CheckContext } from './check-context.js';
@@ -129,7 +130,7 @@ async function countSnapshotL1(context: CheckContext, snapshot: SnapshotEntry, t
   context.addArea(what, l1TableOffset, length, times);
   for (let at = 0; at < length; at += chunkBytes) {
     context.progress.throwIfAborted();
-    const chunk = new Uint8Array(Math.min(chunkBytes, length - at));
+    const chunk = pageBytes(Math.min(chunkBytes, length - at));
     try {
       await readExactly(context.image.storage, chunk, l1TableOffset + at, what);
     } catch (error) {

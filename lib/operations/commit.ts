@@ -15,6 +15,7 @@ import type { GuestImage } from '../io/guest-image.js';
 import { releaseRuns } from '../io/release.js';
 import { checkRuns } from '../io/write.js';
 import type { Opened } from '../open.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { inOrder } from './in-order.js';
 import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
 import { trimFile } from './trim-file.js';
@@ -107,7 +108,7 @@ async function copyDown(
       await target.writeZeroes(piece.start, length);
       return piece.end;
     }
-    const buffer = buffers.pop() ?? new Uint8Array(chunkBytes);
+    const buffer = buffers.pop() ?? pageBytes(chunkBytes);
     const bytes = buffer.subarray(0, length);
     await top.read(bytes, piece.start);
     await target.write(bytes, piece.start);

@@ -3,6 +3,7 @@ import type { Disk, Extent, Job } from '../disk.js';
 import type { Range } from '../io/disk-queries.js';
 import { alignDown, alignUp } from '../format/units.js';
 import { native, transferStride } from '../native.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { FilePlan, type Batch } from './file-plan.js';
 import { batchBytes, FileTransfer } from './file-transfer.js';
 import { layersOf } from './layers.js';
@@ -21,8 +22,8 @@ export interface CopyPlan {
 /** Bytes of a request, unless blocks are larger. */
 const chunkBytes = 1024 * 1024;
 const defaultConcurrency = 4;
-/** Bytes of a unit of native work: it should stay in the processor's cache between reading and writing. */
-const minUnit = 512 * 1024;
+/** Bytes of a unit of native work: long writes cost the file system less. */
+const minUnit = 1024 * 1024;
 const maxUnit = 2 * 1024 * 1024;
 
 /** Copies everything. On failure it waits for what is under way and rejects; the target is incomplete then. */
@@ -136,7 +137,7 @@ class Copy {
   }
 
   async #piece(range: Range): Promise<void> {
-    const buffer = this.#idleBuffers.pop() ?? new Uint8Array(this.#chunkSize);
+    const buffer = this.#idleBuffers.pop() ?? pageBytes(this.#chunkSize);
     const turn = this.#turns.next();
     try {
       const bytes = buffer.subarray(0, range.end - range.start);

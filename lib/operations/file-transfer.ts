@@ -2,6 +2,7 @@
 import { availableParallelism } from 'node:os';
 import { alignUp } from '../format/units.js';
 import { native, transferStride } from '../native.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import { withDescriptors, type PlainFile } from './plain-file.js';
 import type { Batch } from './file-plan.js';
@@ -19,7 +20,7 @@ export interface FileTarget {
 }
 
 /** Bytes of a job: enough that its beginning and end do not count, few enough to stop soon. */
-export const batchBytes = 16 * 1024 * 1024;
+export const batchBytes = 64 * 1024 * 1024;
 const maxWorkers = 4;
 
 export class FileTransfer {
@@ -34,7 +35,7 @@ export class FileTransfer {
     this.#target = target;
     this.#granularity = granularity;
     this.#workers = Math.min(concurrency, maxWorkers, availableParallelism());
-    this.#scratch = new Uint8Array(this.#workers * unit);
+    this.#scratch = pageBytes(this.#workers * unit);
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */

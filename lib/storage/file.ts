@@ -10,7 +10,7 @@ import { complete, readFully, writeFully, writevFully } from './fd-io.js';
 import { closeFd, examine, fstat, openWithoutWaiting } from './file-kind.js';
 import type { FileKind, FileMode } from './file-kind.js';
 import { acquireImageLock } from './lock.js';
-import type { Storage } from './storage.js';
+import { makeEmpty, type Storage } from './storage.js';
 
 export type { FileMode } from './file-kind.js';
 
@@ -103,7 +103,7 @@ export class FileStorage implements Storage {
     const release = lock ? acquireImageLock(handle.fd, mode === 'r' ? 'r' : 'r+', name) : null;
     const storage = new FileStorage(handle, mode, kind, name, path, release);
     try {
-      if (mode === 'create') await storage.truncate(0);
+      if (mode === 'create') await makeEmpty(storage);
       return storage;
     } catch (error) {
       release?.();

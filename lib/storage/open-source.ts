@@ -6,7 +6,7 @@ import { Qcow2Error, invalidArgType, invalidArgValue } from '../errors.js';
 import { FileStorage } from './file.js';
 import type { FileMode, FileOptions } from './file.js';
 import { identityOfPath, identityOfStats } from './file-kind.js';
-import type { Storage } from './storage.js';
+import { makeEmpty, type Storage } from './storage.js';
 
 /**
  * Where an image lives: a path (a string is always one, whatever it looks like), a `file:` URL, a FileHandle or a
@@ -59,7 +59,7 @@ async function prepare(storage: Storage, mode: FileMode): Promise<Storage> {
   if (mode !== 'r' && storage.readOnly) {
     throw new Qcow2Error('ERR_QCOW2_READ_ONLY', `${storage.name} is read-only; open it with the mode "r"`);
   }
-  if (mode === 'create') await storage.truncate(0);
+  if (mode === 'create') await makeEmpty(storage);
   return storage;
 }
 

@@ -89,6 +89,11 @@ export async function writeAll(
   }
 }
 
+/** Cuts a store to nothing. A file that is empty is let be: one that was cut, ext4 writes out when it is closed. */
+export async function makeEmpty(storage: Storage): Promise<void> {
+  if ((await storage.size()) > 0) await storage.truncate(0);
+}
+
 const zeroBlock = new Uint8Array(1024 * 1024);
 
 /** Writes `length` zeros, for where a hole is not to be had or not wanted. An abort is noticed between blocks. */

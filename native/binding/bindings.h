@@ -34,6 +34,7 @@ inline double safeNumber(uint64_t value) {
 bool initBitSet(napi_env env, napi_value exports);
 bool initCodec(napi_env env, napi_value exports);
 bool initL2(napi_env env, napi_value exports);
+bool initMemory(napi_env env, napi_value exports);
 bool initOs(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
 bool initXts(napi_env env, napi_value exports);

@@ -4,6 +4,8 @@
 #ifdef __linux__
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 #endif
@@ -38,11 +40,17 @@ OsResult allocate(int fd, int64_t offset, int64_t length, bool keep_size) {
   return changeSpace(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, offset, length);
 }
 
+bool gainsFromReserving(int fd) {
+  struct statfs system = {};
+  return fstatfs(fd, &system) == 0 && system.f_type == EXT4_SUPER_MAGIC;
+}
+
 #else
 
 OsResult punchHole(int, int64_t, int64_t) { return OsResult::unsupported(); }
 OsResult zeroRange(int, int64_t, int64_t) { return OsResult::unsupported(); }
 OsResult allocate(int, int64_t, int64_t, bool) { return OsResult::unsupported(); }
+bool gainsFromReserving(int) { return false; }
 
 #endif
 

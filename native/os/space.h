@@ -19,6 +19,10 @@ OsResult zeroRange(int fd, int64_t offset, int64_t length);
 // Reserves space for a range; data in it stays. Without keep_size a range past the end grows the file.
 OsResult allocate(int fd, int64_t offset, int64_t length, bool keep_size);
 
+// Whether writing a new file gets faster when space is reserved just before each write: on ext4, which else puts
+// the choice of blocks off and pays for every page.
+bool gainsFromReserving(int fd);
+
 }  // namespace qcow2
 
 #endif  // QCOW2_OS_SPACE_H_

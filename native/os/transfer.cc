@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/zero.h"
+#include "os/space.h"
 
 #ifndef _WIN32
 #include <unistd.h>
@@ -13,6 +14,24 @@
 #endif
 
 namespace qcow2 {
+namespace {
+
+// Shorter runs are not worth a call of their own.
+constexpr int64_t kMinReserved = 64 * 1024;
+
+// With the pieces of each unit in the order of the disk.
+TransferPlan inOrder(TransferPlan plan) {
+  for (const TransferUnit& unit : plan.units) {
+    const auto first = plan.pieces.begin() + static_cast<ptrdiff_t>(unit.first_piece);
+    std::sort(first, first + static_cast<ptrdiff_t>(unit.pieces),
+              [](const TransferPiece& a, const TransferPiece& b) { return a.offset < b.offset; });
+  }
+  return plan;
+}
+
+void clear(MutableBytes bytes) { std::memset(bytes.data(), 0, bytes.size()); }
+
+}  // namespace
 
 #ifndef _WIN32
 
@@ -63,6 +82,9 @@ OsResult writeFully(int, Bytes, int64_t) { return OsResult::unsupported(); }
 
 #endif
 
+Transfer::Transfer(TransferPlan plan)
+    : plan_(inOrder(std::move(plan))), reserves_(gainsFromReserving(plan_.out)) {}
+
 void Transfer::run(MutableBytes buffer, CodecContext& codec) {
   std::vector<unsigned char> spare;
   std::vector<double> ends(buffer.size() / plan_.granularity + 2);
@@ -86,13 +108,11 @@ void Transfer::run(MutableBytes buffer, CodecContext& codec) {
 bool Transfer::fill(const TransferUnit& unit, MutableBytes buffer, CodecContext& codec,
                     std::vector<unsigned char>& spare) {
   size_t filled = 0;
-  for (size_t i = 0; i < unit.pieces; ++i) filled += plan_.pieces[unit.first_piece + i].length;
-  // Past the end of the disk the last block is written with zeros.
-  const size_t padded = (unit.length + plan_.granularity - 1) / plan_.granularity * plan_.granularity;
-  if (filled < padded) std::memset(buffer.data(), 0, padded);
   for (size_t i = 0; i < unit.pieces; ++i) {
     const TransferPiece& piece = plan_.pieces[unit.first_piece + i];
     const MutableBytes out = buffer.subspan(piece.offset, piece.length);
+    if (piece.offset > filled) clear(buffer.subspan(filled, piece.offset - filled));
+    filled = std::max(filled, piece.offset + piece.length);
     if (piece.cluster_size != 0) {
       if (!decode(piece, out, codec, spare)) return false;
       continue;
@@ -107,6 +127,9 @@ bool Transfer::fill(const TransferUnit& unit, MutableBytes buffer, CodecContext&
       return false;
     }
   }
+  // Past the end of the disk the last block is written with zeros.
+  const size_t padded = (unit.length + plan_.granularity - 1) / plan_.granularity * plan_.granularity;
+  if (filled < padded) clear(buffer.subspan(filled, padded - filled));
   return true;
 }
 
@@ -189,6 +212,8 @@ void Transfer::placePacked(int64_t guest, int64_t length, std::vector<Placed>& t
 bool Transfer::store(const TransferUnit& unit, MutableBytes buffer, const std::vector<Placed>& targets) {
   for (const Placed& target : targets) {
     const auto offset = static_cast<size_t>(target.guest - unit.guest);
+    // Whether there is room at all is found out by the write.
+    if (reserves_ && target.length >= kMinReserved) allocate(plan_.out, target.host, target.length, true);
     const OsResult written =
         writeFully(plan_.out, buffer.subspan(offset, static_cast<size_t>(target.length)), target.host);
     if (written.kind != OsResult::Kind::kDone) {

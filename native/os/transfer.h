@@ -66,7 +66,7 @@ struct TransferPlan {
 
 class Transfer {
  public:
-  explicit Transfer(TransferPlan plan) : plan_(std::move(plan)) {}
+  explicit Transfer(TransferPlan plan);
 
   // Does units until none is left. Call it on any number of threads, each with a buffer for a unit of whole
   // blocks and a context of its own. A call waits for no other but those that are running already.
@@ -92,6 +92,7 @@ class Transfer {
   void failDamaged();
 
   const TransferPlan plan_;
+  const bool reserves_;
   std::mutex mutex_;
   std::condition_variable turn_changed_;
   // All below are guarded by the mutex while threads run.
