@@ -26,6 +26,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['refcountAdd', plain('refcountAdd'), () => [table(), 4, 5, 6, 1]],
   ['refcountNextFree', plain('refcountNextFree'), () => [table(), 4, 5, 6]],
   ['refcountNextUsed', plain('refcountNextUsed'), () => [table(), 4, 5, 6]],
+  ['misalignment', plain('misalignment'), () => [table(), 4096]],
   ['isZero', plain('isZero'), () => [table()]],
   ['zeroRuns', plain('zeroRuns'), () => [table(), 512, out()]],
   ['transfer', plain('transfer'), () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2]],

@@ -102,6 +102,18 @@ describe('to the same places', () => {
     expect(out.equals(expected.subarray(0, out.length))).toBe(true);
     expect(expected.subarray(out.length).every((byte) => byte === 0)).toBe(true);
   });
+
+  it('takes the pieces of a unit in any order', async () => {
+    writeFileSync(path('in'), pattern(2, 64 * KiB));
+    const pieces = [plain(20_000, 5000, 40_000), plain(0, 4000, 1000), plain(9000, 10_000, 5000)];
+    await transfer({ units: [[0, 64 * KiB, 3]], pieces, workers: 1 });
+    const source = readFileSync(path('in'));
+    const expected = Buffer.alloc(45_056);
+    source.copy(expected, 40_000, 20_000, 25_000);
+    source.copy(expected, 1000, 0, 4000);
+    source.copy(expected, 5000, 9000, 19_000);
+    expect(readFileSync(path('out')).equals(expected)).toBe(true);
+  });
 });
 
 describe('packed', () => {
