@@ -19,6 +19,8 @@ export { RawDisk } from './io/raw-disk.js';
 export type { WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
+export { dehydrate, type DehydrateOptions } from './operations/dehydrate.js';
+export { rehydrate, type RehydrateOptions } from './operations/rehydrate.js';
 export type { CompactOptions, CompactReport } from './operations/compact-job.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';

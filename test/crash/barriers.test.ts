@@ -64,11 +64,11 @@ async function cases(): Promise<Case[]> {
   const all: Case[] = [];
   for (const kind of kinds.filter(({ slow }) => !slow)) {
     const start = await kind.make();
-    for (const workload of [...workloads, ...compactions]) all.push({ kind, start, workload });
+    for (const workload of workloads) all.push({ kind, start, workload });
   }
-  for (const kind of spaciousKinds) {
+  for (const kind of [...kinds.slice(0, 1), ...spaciousKinds.slice(0, 1)]) {
     const start = await kind.make();
-    for (const workload of compactions) all.push({ kind, start, workload });
+    for (const workload of compactions.slice(0, 3)) all.push({ kind, start, workload });
   }
   for (const kind of fullKinds) all.push({ kind, start: await kind.make(), workload: fillUp });
   return all;

@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { open } from '../../lib/index.js';
 import type { CheckReport } from '../../lib/index.js';
 import { qemuCheck, qemuCompare, qemuImg, qemuIo, type QemuCheck } from '../support/oracle.js';
-import { copied, PlantedImage } from '../support/planted-damage.js';
+import { damages, PlantedImage, type Damage } from '../support/planted-damage.js';
 import { useTempDir } from '../support/temp-dir.js';
 
 const KiB = 1024;
@@ -30,66 +30,6 @@ const kinds: Kind[] = [
   { name: 'extended L2 entries', clusterSize: 64 * KiB, options: ',extended_l2=on', size: '64M' },
   { name: 'a snapshot', clusterSize: 4 * KiB, options: '', size: '16M', snapshot: true },
   { name: 'compressed clusters', clusterSize: 4 * KiB, options: '', size: '16M', compressed: true },
-];
-
-interface Damage {
-  name: string;
-  plant: (image: PlantedImage) => void;
-  /** `statistics`: QEMU counts the cluster of the damaged entry as allocated, this package does not. */
-  unlike?: 'statistics';
-}
-
-/** Past the end of the file, but not far, as QEMU grows a file to where a refcount block is said to be. */
-const pastEnd = ({ bytes, clusterSize }: PlantedImage): bigint =>
-  BigInt((Math.ceil(bytes.length / clusterSize) + 8) * clusterSize);
-
-const damages: Damage[] = [
-  { name: 'none', plant: () => undefined },
-  {
-    name: 'a refcount too high',
-    plant: (image) => image.setRefcount(image.dataCluster(1), image.refcountBits === 1 ? 1n : 3n),
-  },
-  { name: 'a refcount of 0', plant: (image) => image.setRefcount(image.dataCluster(1), 0n) },
-  { name: 'a lost cluster', plant: (image) => image.setL2Entry(1, 0n) },
-  { name: 'COPIED clear in L2', plant: (image) => image.setL2Entry(1, image.l2Entry(1) & ~copied) },
-  { name: 'COPIED set in L2', plant: (image) => image.setL2Entry(1, image.l2Entry(1) | copied) },
-  {
-    name: 'COPIED clear in L1',
-    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) & ~copied),
-  },
-  {
-    name: 'COPIED set in L1',
-    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) | copied),
-  },
-  { name: 'an L2 entry past the end', plant: (image) => image.setL2Entry(1, pastEnd(image) | copied) },
-  {
-    name: 'an L1 entry past the end',
-    plant: (image) => image.setEntry(image.l1, 0, pastEnd(image) | copied),
-  },
-  {
-    name: 'a reserved bit in an L2 entry',
-    unlike: 'statistics',
-    plant: (image) => image.setL2Entry(1, image.l2Entry(1) | 4n),
-  },
-  {
-    name: 'a reserved bit in an L1 entry',
-    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) | 4n),
-  },
-  { name: 'two entries for one cluster', plant: (image) => image.setL2Entry(1, image.l2Entry(2)) },
-  { name: 'data in the L1 table', plant: (image) => image.setL2Entry(1, BigInt(image.l1) | copied) },
-  {
-    name: 'data in a refcount block',
-    plant: (image) => image.setL2Entry(1, BigInt(image.refcountBlock()) | copied),
-  },
-  { name: 'no refcount block', plant: (image) => image.setEntry(image.refcountTable, 0, 0n) },
-  {
-    name: 'a refcount block past the end',
-    plant: (image) => image.setEntry(image.refcountTable, 0, pastEnd(image)),
-  },
-  {
-    name: 'a reserved bit in the refcount table',
-    plant: (image) => image.setEntry(image.refcountTable, 0, image.entry(image.refcountTable, 0) | 2n),
-  },
 ];
 
 const temp = useTempDir();

@@ -105,3 +105,64 @@ export class PlantedImage {
     return [block + bit / 8 + bytes - 1 - Math.floor(i / 8), 1 << (i % 8)];
   }
 }
+
+export interface Damage {
+  name: string;
+  plant: (image: PlantedImage) => void;
+  /** `statistics`: QEMU counts the cluster of the damaged entry as allocated, this package does not. */
+  unlike?: 'statistics';
+}
+
+/** Past the end of the file, but not far, as QEMU grows a file to where a refcount block is said to be. */
+const pastEnd = ({ bytes, clusterSize }: PlantedImage): bigint =>
+  BigInt((Math.ceil(bytes.length / clusterSize) + 8) * clusterSize);
+
+/** Damage to an image made by qemu-img whose first four clusters hold data. */
+export const damages: readonly Damage[] = [
+  { name: 'none', plant: () => undefined },
+  {
+    name: 'a refcount too high',
+    plant: (image) => image.setRefcount(image.dataCluster(1), image.refcountBits === 1 ? 1n : 3n),
+  },
+  { name: 'a refcount of 0', plant: (image) => image.setRefcount(image.dataCluster(1), 0n) },
+  { name: 'a lost cluster', plant: (image) => image.setL2Entry(1, 0n) },
+  { name: 'COPIED clear in L2', plant: (image) => image.setL2Entry(1, image.l2Entry(1) & ~copied) },
+  { name: 'COPIED set in L2', plant: (image) => image.setL2Entry(1, image.l2Entry(1) | copied) },
+  {
+    name: 'COPIED clear in L1',
+    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) & ~copied),
+  },
+  {
+    name: 'COPIED set in L1',
+    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) | copied),
+  },
+  { name: 'an L2 entry past the end', plant: (image) => image.setL2Entry(1, pastEnd(image) | copied) },
+  {
+    name: 'an L1 entry past the end',
+    plant: (image) => image.setEntry(image.l1, 0, pastEnd(image) | copied),
+  },
+  {
+    name: 'a reserved bit in an L2 entry',
+    unlike: 'statistics',
+    plant: (image) => image.setL2Entry(1, image.l2Entry(1) | 4n),
+  },
+  {
+    name: 'a reserved bit in an L1 entry',
+    plant: (image) => image.setEntry(image.l1, 0, image.entry(image.l1, 0) | 4n),
+  },
+  { name: 'two entries for one cluster', plant: (image) => image.setL2Entry(1, image.l2Entry(2)) },
+  { name: 'data in the L1 table', plant: (image) => image.setL2Entry(1, BigInt(image.l1) | copied) },
+  {
+    name: 'data in a refcount block',
+    plant: (image) => image.setL2Entry(1, BigInt(image.refcountBlock()) | copied),
+  },
+  { name: 'no refcount block', plant: (image) => image.setEntry(image.refcountTable, 0, 0n) },
+  {
+    name: 'a refcount block past the end',
+    plant: (image) => image.setEntry(image.refcountTable, 0, pastEnd(image)),
+  },
+  {
+    name: 'a reserved bit in the refcount table',
+    plant: (image) => image.setEntry(image.refcountTable, 0, image.entry(image.refcountTable, 0) | 2n),
+  },
+];
