@@ -16,6 +16,8 @@ export const errorCodes = {
   ERR_QCOW2_CONFLICT: 'the operation cannot be combined with what the image holds or with its options',
   ERR_QCOW2_LIMIT: 'a limit of the format would be passed',
   ERR_QCOW2_FAILED: 'an earlier write or flush failed, so this handle no longer promises durability',
+  ERR_QCOW2_REMOTE: 'a server did not give what was asked of it, or could not be reached',
+  ERR_QCOW2_CHANGED: 'a file on a server is not what it was when it was opened',
   ERR_QCOW2_NATIVE: 'the native addon could not be loaded',
   ERR_QCOW2_NOT_FOUND: 'no snapshot, bitmap or key slot of that name exists',
 } as const;

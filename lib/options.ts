@@ -3,7 +3,10 @@ import type { FileHandle } from 'node:fs/promises';
 import type { CreateLuksOptions } from './io/encryption/luks-create.js';
 import type { Storage } from './storage/storage.js';
 
-/** Where an image is: a path, a `file:` URL, an open handle, or anything with positional reads and writes. */
+/**
+ * Where an image is: a path (any string), a `file:` URL, an `http:` or `https:` URL for reading, an open handle, or anything
+ * with positional reads and writes.
+ */
 export type Source = string | URL | FileHandle | Storage;
 
 /** The image formats this package reads and writes. */

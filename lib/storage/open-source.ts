@@ -9,8 +9,8 @@ import { identityOfPath, identityOfStats } from './file-kind.js';
 import { makeEmpty, type Storage } from './storage.js';
 
 /**
- * Where an image lives: a path (a string is always one, whatever it looks like), a `file:` URL, a FileHandle or a
- * Storage. What was opened here is closed here; a FileHandle or Storage that the caller gave stays open for the caller.
+ * Where an image lives: a path (a string is always one, whatever it looks like), a `file:` URL, an `http:` or `https:`
+ * URL of a file that is only read, a FileHandle or a Storage. What was opened here is closed here; a FileHandle or Storage that the caller gave stays open for the caller.
  */
 export type Source = string | URL | FileHandle | Storage;
 
@@ -28,12 +28,12 @@ export interface OpenedSource {
 export async function openSource(source: Source, options: FileOptions): Promise<OpenedSource> {
   if (typeof source === 'string') return openFile(source, options);
   if (source instanceof URL) {
-    if (source.protocol !== 'file:') throw invalidArgValue('source', 'must be a file: URL', source.href);
-    return openFile(fileURLToPath(source), options);
+    if (source.protocol === 'file:') return openFile(fileURLToPath(source), options);
+    return openRemote(source, options.mode);
   }
   if (isStorage(source)) return { storage: await prepare(source, options.mode), owned: false };
   if (isFileHandle(source)) return { storage: await FileStorage.wrap(source, options), owned: true };
-  throw invalidArgType('source', 'a path, a file: URL, a FileHandle or a Storage', source);
+  throw invalidArgType('source', 'a path, a URL, a FileHandle or a Storage', source);
 }
 
 /** Tells what object a source is ({@link Storage.identity}) without opening it; undefined where that cannot be told. */
@@ -53,6 +53,17 @@ export function pathOf(source: Source): string | undefined {
 
 async function openFile(path: string, options: FileOptions): Promise<OpenedSource> {
   return { storage: await FileStorage.open(path, options), owned: true };
+}
+
+async function openRemote(url: URL, mode: FileMode): Promise<OpenedSource> {
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') {
+    throw invalidArgValue('source', 'must be a file:, http: or https: URL', url.protocol);
+  }
+  if (mode !== 'r')
+    throw new Qcow2Error('ERR_QCOW2_READ_ONLY', `${url.origin} can only be read; use the mode "r"`);
+  // Not everyone needs a web client.
+  const { HttpStorage } = await import('./http.js');
+  return { storage: await HttpStorage.open(url), owned: true };
 }
 
 async function prepare(storage: Storage, mode: FileMode): Promise<Storage> {

@@ -79,7 +79,7 @@ describe('openSource', () => {
         code: 'ERR_INVALID_ARG_TYPE',
       });
     }
-    await expect(openSource(new URL('http://localhost/a'), { mode: 'r' })).rejects.toMatchObject({
+    await expect(openSource(new URL('ftp://localhost/a'), { mode: 'r' })).rejects.toMatchObject({
       code: 'ERR_INVALID_ARG_VALUE',
     });
   });
