@@ -1,7 +1,7 @@
 /** qemu-nbd, serving an image for as long as a test wants. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync } from 'node:fs';
+import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 /** Starts it on a Unix socket; `await using` ends it. */
@@ -15,7 +15,8 @@ export async function qemuNbd(
   const exited = once(child, 'exit');
   let said = '';
   child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString()));
-  while (!existsSync(socket)) {
+  // The socket is there a moment before it can be connected to.
+  while (!(await accepts(socket))) {
     if (child.exitCode !== null) throw new Error(`qemu-nbd ${args.join(' ')}: ${said}`);
     await sleep(10);
   }
@@ -27,4 +28,12 @@ export async function qemuNbd(
       await exited;
     },
   };
+}
+
+function accepts(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('connect', () => resolve(true)).once('error', () => resolve(false));
+    socket.once('connect', () => socket.destroy());
+  });
 }
