@@ -3,7 +3,7 @@ import { statSync } from 'node:fs';
 import { Qcow2 } from '../index.js';
 import type { Disk } from '../index.js';
 import { Failure } from './failure.js';
-import type { ImageArguments } from './image-arguments.js';
+import type { ImageArguments, Opening } from './image-arguments.js';
 import { besideImage, knownDriver, protocolOf } from './image-name.js';
 import type { ImageName } from './image-name.js';
 import type { ImageDescription } from './print-info.js';
@@ -14,8 +14,12 @@ import { wholeSectors } from './sizes.js';
 const maxDepth = 200;
 
 /** Describes an image without opening anything it refers to. */
-export async function describe(name: ImageName, images: ImageArguments): Promise<ImageDescription> {
-  const { disk, format } = await images.openDisk(name, { backing: 'none' });
+export async function describe(
+  name: ImageName,
+  images: ImageArguments,
+  opening: Pick<Opening, 'lock'> = {},
+): Promise<ImageDescription> {
+  const { disk, format } = await images.openDisk(name, { ...opening, backing: 'none' });
   try {
     const details = isQcow2(disk) ? await disk.info() : null;
     const backing = details?.backing ?? null;
@@ -36,11 +40,12 @@ export async function describe(name: ImageName, images: ImageArguments): Promise
 export async function* describeChain(
   name: ImageName,
   images: ImageArguments,
+  opening: Pick<Opening, 'lock'> = {},
 ): AsyncGenerator<ImageDescription> {
   const seen = new Set<string>();
   let next: ImageName | null = name;
   while (next !== null) {
-    const image: ImageDescription = await describe(next, images);
+    const image: ImageDescription = await describe(next, images, opening);
     noteFile(next, seen);
     yield image;
     next = backingName(image, images);

@@ -5,6 +5,8 @@ export interface Context {
   /** The name the program calls itself by: `qcow2`, or `qemu-img` when it stands in for it. */
   readonly program: string;
   readonly out: Output;
+  /** Prints text to standard error as it is. */
+  readonly say: (text: string) => void;
   /** Prints a line behind the program's name on standard error. */
   readonly complain: (message: string) => void;
 }

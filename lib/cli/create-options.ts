@@ -1,4 +1,5 @@
 /** The options that `create` and `convert` take behind `-o`, and what they mean to the library. */
+import type { MeasureOptions } from '../index.js';
 import type { CreateOptions, ImageFormat, LuksOptions } from '../options.js';
 import { defined } from './defined.js';
 import { Failure } from './failure.js';
@@ -102,15 +103,20 @@ export const createOptionTables: Readonly<Record<ImageFormat, readonly CreateOpt
 /** What `-o help` prints; without a file name the options of the file underneath are left out. */
 export function createOptionsHelp(format: ImageFormat, withFile: boolean): string {
   const table = createOptionTables[format].filter((option) => withFile || option.ofFile !== true);
-  const lines = table
-    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
-    .map(({ name, kind, help }) => `  ${`${name}=<${kindNames[kind]}>`.padEnd(22)} - ${help}\n`)
-    .join('');
+  const lines = optionHelpLines(table);
   if (withFile) return `Supported options:\n${lines}`;
   return (
     `Supported ${format} options:\n${lines}\nThe protocol level may support further options.\n` +
     'Specify the target filename to include those options.\n'
   );
+}
+
+/** One line for each option, by their names. */
+export function optionHelpLines(table: readonly CreateOption[]): string {
+  return table
+    .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+    .map(({ name, kind, help }) => `  ${`${name}=<${kindNames[kind]}>`.padEnd(22)} - ${help}\n`)
+    .join('');
 }
 
 const kindNames = { text: 'str', number: 'num', size: 'size', switch: 'bool (on/off)' } as const;
@@ -147,6 +153,43 @@ export function qcow2CreateOptions(values: OptionValues, secrets: Secrets): Crea
 }
 
 /**
+ * Turns checked options into those of a measurement, for a qcow2 image.
+ * @throws Failure in the words of qemu-img
+ */
+export function measureOptions(values: OptionValues, secrets: Secrets): MeasureOptions {
+  const preallocation = values.text('preallocation');
+  if (preallocation !== undefined && !isPreallocation(preallocation)) {
+    throw new Failure(`invalid parameter value: ${preallocation}`);
+  }
+  const compat = values.text('compat');
+  if (compat !== undefined && !['0.10', 'v2', '1.1', 'v3'].includes(compat)) {
+    throw new Failure(`Invalid compatibility level: '${compat}'`);
+  }
+  const size = clusterSize(values);
+  const extendedL2 = values.switch('extended_l2') ?? false;
+  refuseSmallExtended(extendedL2, size);
+  const backing = values.text('backing_file');
+  return {
+    format: 'qcow2',
+    version: compatVersion(values),
+    clusterSize: size,
+    extendedL2,
+    refcountBits: refcountBits(values),
+    ...defined({
+      preallocation,
+      encryption: encryptionOption(values, secrets),
+      backing: backing === undefined ? undefined : { name: backing },
+    }),
+  };
+}
+
+type Preallocation = NonNullable<CreateOptions['preallocation']>;
+
+function isPreallocation(value: string): value is Preallocation {
+  return ['off', 'metadata', 'falloc', 'full'].includes(value);
+}
+
+/**
  * The preallocation of a raw image.
  * @throws Failure in the words of qemu-img
  */
@@ -176,7 +219,7 @@ function clusterSize(values: OptionValues): number {
   return size;
 }
 
-function refcountBits(values: OptionValues): number {
+export function refcountBits(values: OptionValues): number {
   const bits = Number(values.number('refcount_bits'));
   if (!isPowerOfTwo(bits) || bits > 64) {
     throw new Failure('Refcount width must be a power of two and may not exceed 64 bits');
@@ -264,14 +307,17 @@ function refuseCombinations(options: Chosen, values: OptionValues): void {
     throw new Failure('Backing file and data-file-raw cannot be used at the same time');
   }
   if (options.version < 3) refuseBeyondVersion2(options);
-  if (extendedL2 && options.clusterSize < 16384) {
-    throw new Failure('Extended L2 entries are only supported with cluster sizes of at least 16384 bytes');
-  }
+  refuseSmallExtended(extendedL2, options.clusterSize);
   if (backing !== undefined && preallocation !== 'off' && !extendedL2) {
     throw new Failure(
       'Backing file and preallocation can only be used at the same time if extended_l2 is on',
     );
   }
+}
+
+function refuseSmallExtended(extendedL2: boolean, clusterSize: number): void {
+  if (!extendedL2 || clusterSize >= 16384) return;
+  throw new Failure('Extended L2 entries are only supported with cluster sizes of at least 16384 bytes');
 }
 
 function refuseBeyondVersion2(options: Chosen): void {

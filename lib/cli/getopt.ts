@@ -1,5 +1,6 @@
 /** Takes a command line apart as GNU getopt_long does: bundled letters, abbreviated long names, options anywhere. */
 import { HelpWanted, UsageFailure } from './failure.js';
+import { didYouMean } from './suggest.js';
 
 export interface OptionSpec<Name extends string = string> {
   /** The long name, without dashes; also how the option is known to the command. */
@@ -61,12 +62,20 @@ export class CommandLine<Name extends string> implements Iterable<FoundOption<Ex
     const equals = word.indexOf('=');
     const given = equals < 0 ? word.slice(2) : word.slice(2, equals);
     const spec = this.#byLongName(given);
-    if (spec === undefined) throw unrecognized(word);
+    if (spec === undefined) throw unrecognized(word, this.#suggestion(given));
     if (spec.argument === undefined) {
       if (equals >= 0) throw unrecognized(word);
       return { name: spec.name, value: '' };
     }
     return { name: spec.name, value: equals < 0 ? following(word, rest) : word.slice(equals + 1) };
+  }
+
+  #suggestion(given: string): { hint?: string } {
+    return didYouMean(
+      given,
+      this.#specs.map(({ name }) => name),
+      '--',
+    );
   }
 
   /** The option of that name, or the only one whose name begins so. */
@@ -98,6 +107,6 @@ function following(word: string, rest: Iterator<string>): string {
   return next.value;
 }
 
-function unrecognized(word: string): UsageFailure {
-  return new UsageFailure(`unrecognized option '${word}'`);
+function unrecognized(word: string, suggestion: { hint?: string } = {}): UsageFailure {
+  return new UsageFailure(`unrecognized option '${word}'`, suggestion);
 }

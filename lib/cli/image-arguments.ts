@@ -1,15 +1,21 @@
 /** The options that every command about existing images has, and opening an image as they say. */
-import { open, openDisk } from '../index.js';
-import type { Disk, Qcow2 } from '../index.js';
+import { open, openDisk, Qcow2 } from '../index.js';
+import type { Disk } from '../index.js';
 import type { ImageFormat, OpenOptions } from '../options.js';
+import type { Context } from './context.js';
 import { openFailure } from './error-text.js';
+import { Failure } from './failure.js';
 import { parseImageName } from './image-name.js';
 import type { ImageName } from './image-name.js';
 import { Secrets } from './objects.js';
+import { warnAboutProbing } from './probing.js';
 import { plainReferences } from './references.js';
 
 /** Options of one opening beyond those of the command line. */
-export type Opening = Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock'>;
+export interface Opening extends Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock'> {
+  /** The guest's data is asked for, so that an encrypted image needs its secret. */
+  data?: true;
+}
 
 export class ImageArguments {
   readonly secrets = new Secrets();
@@ -54,16 +60,22 @@ export class ImageArguments {
     return this.#denyReferences;
   }
 
-  /** @throws Failure */
-  name(given: string): ImageName {
+  /**
+   * @param format in place of what `--format` says
+   * @throws Failure
+   */
+  name(given: string, format = this.#format): ImageName {
+    if (this.imageOpts && format !== undefined) {
+      throw new Failure('--image-opts and --format are mutually exclusive');
+    }
     return parseImageName(given, {
       imageOpts: this.imageOpts,
-      ...(this.#format === undefined ? {} : { format: this.#format }),
+      ...(format === undefined ? {} : { format }),
     });
   }
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
-  openOptions(name: ImageName, opening: Opening = {}): OpenOptions {
+  openOptions(name: ImageName, { data: _, ...opening }: Opening = {}): OpenOptions {
     return {
       ...opening,
       resolve: this.#denyReferences ? 'deny' : plainReferences(name.path),
@@ -74,18 +86,43 @@ export class ImageArguments {
 
   /** Opens an image of either format. @throws Failure in the words of qemu-img */
   openDisk(name: ImageName, opening: Opening = {}): Promise<{ disk: Disk; format: ImageFormat }> {
-    return reporting(name, opening, () =>
-      openDisk(name.path, {
+    return reporting(name, opening, async () => {
+      const opened = await openDisk(name.path, {
         ...this.openOptions(name, opening),
         ...(name.format === undefined ? {} : { format: name.format }),
-      }),
-    );
+      });
+      if (opening.data === true) await demandKey(opened.disk, name);
+      return opened;
+    });
+  }
+
+  /** Opens an image of either format to be changed. @throws Failure in the words of qemu-img */
+  async openForWriting(
+    name: ImageName,
+    context: Context,
+    opening: Opening = { data: true },
+  ): Promise<{ disk: Disk; format: ImageFormat }> {
+    if (this.#forceShare) {
+      throw new Failure(
+        `Could not open '${name.given}': force-share=on can only be used with read-only images`,
+      );
+    }
+    const opened = await this.openDisk(name, { ...opening, mode: 'r+' });
+    if (opened.format === 'raw' && name.format === undefined) warnAboutProbing(name.path, context);
+    return opened;
   }
 
   /** Opens an image that must be qcow2. @throws Failure in the words of qemu-img */
   openQcow2(name: ImageName, opening: Opening = {}): Promise<Qcow2> {
     return reporting(name, opening, () => open(name.path, this.openOptions(name, opening)));
   }
+}
+
+/** Refuses an encrypted image that came without its secret. */
+async function demandKey(disk: Disk, { keySecret }: ImageName): Promise<void> {
+  if (!(disk instanceof Qcow2) || disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
+  await disk.close();
+  throw new Failure("Parameter 'encrypt.key-secret' is required for cipher");
 }
 
 async function reporting<T>(name: ImageName, opening: Opening, work: () => Promise<T>): Promise<T> {

@@ -3,17 +3,54 @@ import { fstatSync, writeSync } from 'node:fs';
 import { BrokenPipe, Failure } from './failure.js';
 
 const flushAt = 64 * 1024;
-const stdout = 1;
-const stderr = 2;
+
+/** Where text goes: all that is written, at once. */
+export interface Sink {
+  readonly isTerminal: boolean;
+  /** @throws BrokenPipe when nobody reads any more */
+  write(bytes: Uint8Array): void;
+}
+
+/** A file descriptor of the process. Writing waits for the reader. */
+export class Descriptor implements Sink {
+  readonly #fd: number;
+  /** A terminal is a character device; asking so costs less than loading `node:tty`. */
+  readonly isTerminal: boolean;
+
+  constructor(fd: number) {
+    this.#fd = fd;
+    this.isTerminal = isCharacterDevice(fd);
+  }
+
+  write(bytes: Uint8Array): void {
+    writeFully(this.#fd, bytes);
+  }
+}
+
+function isCharacterDevice(fd: number): boolean {
+  try {
+    return fstatSync(fd).isCharacterDevice();
+  } catch {
+    // It is closed: writing will say so.
+    return false;
+  }
+}
 
 /**
- * Collects output and writes it in large pieces. Writing waits for the reader, so that a long output takes no more memory
- * than one piece; it does so without the streams of `process.stdout`, whose loading a short command would feel.
+ * Collects output and writes it in large pieces, so that a long output takes no more memory than one piece; it does so
+ * without the streams of `process.stdout`, whose loading a short command would feel.
  */
 export class Output {
   #pending = '';
-  /** A terminal is a character device; asking so costs less than loading `node:tty`. */
-  readonly #isTerminal = fstatSync(stdout).isCharacterDevice();
+  readonly #sink: Sink;
+
+  constructor(sink: Sink) {
+    this.#sink = sink;
+  }
+
+  get isTerminal(): boolean {
+    return this.#sink.isTerminal;
+  }
 
   /** @throws BrokenPipe when nobody reads any more */
   write(text: string): void {
@@ -26,7 +63,7 @@ export class Output {
     const bytes = Buffer.from(this.#pending);
     this.#pending = '';
     try {
-      writeFully(stdout, bytes);
+      this.#sink.write(bytes);
     } catch (cause) {
       if (cause instanceof BrokenPipe) throw cause;
       throw new Failure(`Could not write the output: ${(cause as Error).message}`, { cause });
@@ -35,8 +72,13 @@ export class Output {
 
   /** Text that an image or a file name brought along, fit to be shown. */
   foreign(text: string): string {
-    return this.#isTerminal ? visible(text) : text;
+    return visibleOn(this.#sink, text);
   }
+}
+
+/** Text fit to be shown where it goes. */
+export function visibleOn({ isTerminal }: Sink, text: string): string {
+  return isTerminal ? visible(text) : text;
 }
 
 /**
@@ -50,17 +92,7 @@ function visible(text: string): string {
   );
 }
 
-/** Writes a message to standard error; when that is closed there is nobody to tell. */
-export function say(text: string): void {
-  try {
-    const shown = fstatSync(stderr).isCharacterDevice() ? visible(text) : text;
-    writeFully(stderr, Buffer.from(shown));
-  } catch {
-    // Nobody listens.
-  }
-}
-
-function writeFully(fd: number, bytes: Buffer): void {
+function writeFully(fd: number, bytes: Uint8Array): void {
   let at = 0;
   while (at < bytes.length) {
     try {

@@ -33,3 +33,23 @@ export class ProgressLine {
     this.#out.flush();
   }
 }
+
+/**
+ * Runs work, with a line of progress when one is wanted.
+ * @param work is given the line, or null
+ */
+export async function withProgress<T>(
+  wanted: boolean,
+  out: Output,
+  work: (progress: ProgressLine | null) => Promise<T>,
+): Promise<T> {
+  const progress = wanted ? new ProgressLine(out) : null;
+  let finished = false;
+  try {
+    const result = await work(progress);
+    finished = true;
+    return result;
+  } finally {
+    progress?.end(finished);
+  }
+}

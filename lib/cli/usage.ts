@@ -1,7 +1,7 @@
 /** Help texts, made from the option tables. */
 import type { OptionSpec } from './getopt.js';
-import { globalOptions } from './options.js';
-import type { CommandSpec } from './options.js';
+import { globalOptions } from './specs/program.js';
+import type { CommandSpec } from './specs/shared.js';
 
 /** The help of the program. */
 export function programHelp(program: string, commands: readonly CommandSpec[]): string {

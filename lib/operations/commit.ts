@@ -17,10 +17,11 @@ import { checkRuns } from '../io/write.js';
 import type { Opened } from '../open.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { inOrder } from './in-order.js';
+import { Pace, type Paced } from './pace.js';
 import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
 import { trimFile } from './trim-file.js';
 
-export interface CommitOptions extends Job {
+export interface CommitOptions extends Job, Paced {
   /** How far down: 1 (default) is the backing file, 2 the one below it, and so on. */
   base?: number;
   /**
@@ -100,6 +101,7 @@ async function copyDown(
   const { concurrency = defaultConcurrency, signal, onProgress } = options;
   const before = target.size;
   if (before < top.size) await target.resize(top.size);
+  const pace = new Pace(options);
   const buffers: Uint8Array[] = [];
   const jobs = inOrder(pieces(top, base, before, signal), Math.max(1, concurrency), async (piece) => {
     signal?.throwIfAborted();
@@ -108,6 +110,7 @@ async function copyDown(
       await target.writeZeroes(piece.start, length);
       return piece.end;
     }
+    await pace.take(length, signal);
     const buffer = buffers.pop() ?? pageBytes(chunkBytes);
     const bytes = buffer.subarray(0, length);
     await top.read(bytes, piece.start);

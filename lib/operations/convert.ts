@@ -15,9 +15,10 @@ import { DiskTarget, OverlayTarget, RawTarget, type CopyTarget, type Writer } fr
 import type { Treatment } from './copy-spans.js';
 import { CompressedFreshTarget, FreshTarget } from './fresh-target.js';
 import { reserveRaw } from './resize-raw.js';
-import { layersOf } from './layers.js';
+import { identitiesBehind, layersOf } from './layers.js';
+import type { Paced } from './pace.js';
 
-export interface ConvertOptions extends Job {
+export interface ConvertOptions extends Job, Paced {
   /** Format of a source that is not an open disk; without it the first bytes tell. */
   sourceFormat?: ImageFormat;
   targetFormat: ImageFormat;
@@ -165,8 +166,7 @@ async function refuseSourceAsTarget(source: Disk, target: Source): Promise<void>
   if (there === null) return;
   const { identity, name } = there.storage;
   if (there.owned) await there.storage.close();
-  if (identity === undefined || !layersOf(source).some((layer) => layer.identities.includes(identity)))
-    return;
+  if (identity === undefined || !identitiesBehind(source).includes(identity)) return;
   throw new Qcow2Error('ERR_QCOW2_LOCKED', `${name} is what is being read; choose another target`);
 }
 

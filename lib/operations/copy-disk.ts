@@ -7,6 +7,7 @@ import { pageBytes } from '../storage/page-bytes.js';
 import { FilePlan, type Batch } from './file-plan.js';
 import { batchBytes, FileTransfer } from './file-transfer.js';
 import { layersOf } from './layers.js';
+import { Pace, type Paced } from './pace.js';
 import { copySpans, type Span, type Treatment } from './copy-spans.js';
 import type { CopyTarget } from './copy-target.js';
 import { Turns } from './turns.js';
@@ -27,7 +28,7 @@ const minUnit = 1024 * 1024;
 const maxUnit = 2 * 1024 * 1024;
 
 /** Copies everything. On failure it waits for what is under way and rejects; the target is incomplete then. */
-export async function copyDisk(plan: CopyPlan, job: Job): Promise<void> {
+export async function copyDisk(plan: CopyPlan, job: Job & Paced): Promise<void> {
   const copy = new Copy(plan, job);
   await copy.run();
 }
@@ -37,15 +38,17 @@ class Copy {
   readonly #job: Job;
   readonly #chunkSize: number;
   readonly #concurrency: number;
+  readonly #pace: Pace;
   readonly #turns = new Turns();
   readonly #idleBuffers: Uint8Array[] = [];
   readonly #underWay = new Set<Promise<void>>();
   #done = 0;
   #failure: { readonly error: unknown } | undefined;
 
-  constructor(plan: CopyPlan, job: Job) {
+  constructor(plan: CopyPlan, job: Job & Paced) {
     this.#plan = plan;
     this.#job = job;
+    this.#pace = new Pace(job);
     this.#concurrency = job.concurrency ?? defaultConcurrency;
     const { unit } = plan.target;
     const block = alignUp(Math.max(plan.zeroBlock, unit), unit);
@@ -70,6 +73,8 @@ class Copy {
   /** From file to file native jobs do the work. They look for zeros in blocks of a power of two. */
   #quickWay(): { plan: FilePlan; transfer: FileTransfer } | null {
     const { source, target, zeroBlock } = this.#plan;
+    // A batch is too much to wait for at once.
+    if (this.#pace.isLimited) return null;
     if (target.file === undefined || zeroBlock > maxUnit || !Number.isInteger(Math.log2(zeroBlock)))
       return null;
     // Where clusters are taken, they are what zeros are looked for in.
@@ -128,6 +133,7 @@ class Copy {
   /** Begins a piece as soon as there is room for one more. */
   async #begin(range: Range): Promise<void> {
     while (this.#underWay.size >= this.#concurrency) await Promise.race(this.#underWay);
+    await this.#pace.take(range.end - range.start, this.#job.signal);
     if (this.#failure !== undefined) throw this.#failure.error as Error;
     this.#job.signal?.throwIfAborted();
     const piece = this.#piece(range)

@@ -1,5 +1,6 @@
 /** The files behind a disk, layer by layer. */
 import type { Disk } from '../disk.js';
+import { ConcatenatedDisk, DiskSlice } from '../io/derived-disk.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { RawDisk } from '../io/raw-disk.js';
 import { Qcow2 } from '../qcow2.js';
@@ -37,6 +38,12 @@ export function layersOf(disk: Disk): Layer[] {
     at = guest.backing;
   }
   return layers;
+}
+
+/** What the files behind a disk are ({@link Storage.identity}), whatever it is made of. */
+export function identitiesBehind(disk: Disk): string[] {
+  if (disk instanceof ConcatenatedDisk || disk instanceof DiskSlice) return disk.parts.flatMap(identitiesBehind);
+  return layersOf(disk).flatMap(({ identities }) => identities);
 }
 
 function identitiesOf(...storages: Storage[]): string[] {

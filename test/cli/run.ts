@@ -4,6 +4,8 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import type { Sink } from '../../lib/cli/output.js';
+import { runProgram } from '../../lib/cli/program.js';
 
 export const mainScript = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
 
@@ -14,6 +16,7 @@ export interface Outcome {
 }
 
 const environment = { ...process.env, TZ: 'UTC', LC_ALL: 'C.UTF-8' };
+process.env.TZ = 'UTC';
 
 function run(program: string, args: readonly string[], cwd: string): Promise<Outcome> {
   return new Promise((resolve) => {
@@ -32,8 +35,40 @@ export async function qemuImg(args: readonly string[], cwd: string): Promise<Out
   return normalised(await run('qemu-img', args, cwd));
 }
 
-export async function qcow2(args: readonly string[], cwd: string): Promise<Outcome> {
+/** The program as a process of its own, for what only a process shows. */
+export async function qcow2Process(args: readonly string[], cwd: string): Promise<Outcome> {
   return normalised(await run(process.execPath, [mainScript, ...args], cwd));
+}
+
+class Collected implements Sink {
+  readonly isTerminal = false;
+  text = '';
+
+  write(bytes: Uint8Array): void {
+    this.text += Buffer.from(bytes).toString();
+  }
+}
+
+
+/** The working directory is the process's: one command line at a time. */
+let lastRun: Promise<unknown> = Promise.resolve();
+
+/** The program within this process, which takes milliseconds. */
+export function qcow2(args: readonly string[], cwd: string): Promise<Outcome> {
+  const result = lastRun.then(async () => {
+    const home = process.cwd();
+    process.chdir(cwd);
+    try {
+      const stdout = new Collected();
+      const stderr = new Collected();
+      const code = await runProgram(args, { program: 'qcow2', stdout, stderr });
+      return normalised({ code, stdout: stdout.text, stderr: stderr.text });
+    } finally {
+      process.chdir(home);
+    }
+  });
+  lastRun = result.catch(() => undefined);
+  return result;
 }
 
 /** Both programs call themselves `PROGRAM`; a hint without an end of line has one. */

@@ -11,8 +11,7 @@ import type { Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { toJson } from '../json.js';
 import type { CheckReport } from '../../operations/check-report.js';
-import { checkSpec } from '../options.js';
-import { say } from '../output.js';
+import { spec } from '../specs/check.js';
 import { outputFormat } from '../output-format.js';
 import type { OutputFormat } from '../output-format.js';
 import { checkExitCode, checkJson, checkText, findingText, repairText } from '../print-check.js';
@@ -51,7 +50,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(checkSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const images = new ImageArguments();
   let output = 'human';
   let cache = 'writeback';
@@ -76,13 +75,14 @@ function repairMode(value: string): 'leaks' | 'all' {
   throw new UsageFailure(`Unknown option value for -r (expecting 'leaks' or 'all'): ${value}`);
 }
 
-async function checkImage(disk: Qcow2, request: Request, { out, complain }: Context): Promise<number> {
+async function checkImage(disk: Qcow2, request: Request, context: Context): Promise<number> {
+  const { out, complain } = context;
   const { name, repair, output, quiet } = request;
   const printing = output === 'human' && !quiet;
-  let report = await examine(disk, request);
+  let report = await examine(disk, request, context);
   if (repair !== null && report.leaksFixed + report.corruptionsFixed > 0) {
     if (printing) out.write(repairText(report));
-    report = { ...(await examine(disk, { ...request, repair: null })), ...fixes(report) };
+    report = { ...(await examine(disk, { ...request, repair: null }, context)), ...fixes(report) };
   }
   if (printing) out.write(checkText(report));
   if (output === 'json' && !quiet) out.write(`${toJson(checkJson(report, name.given))}\n`);
@@ -97,7 +97,7 @@ function fixes({ leaksFixed, corruptionsFixed }: CheckReport): Partial<CheckRepo
   return { leaksFixed, corruptionsFixed };
 }
 
-async function examine(disk: Qcow2, { name, repair }: Request): Promise<CheckReport> {
+async function examine(disk: Qcow2, { name, repair }: Request, { say }: Context): Promise<CheckReport> {
   const report = await interruptible((signal) =>
     disk.check({ ...(repair === null ? {} : { repair }), maxFindings, signal }),
   ).catch((error: unknown) => {

@@ -28,8 +28,8 @@ import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { appendOptionList, asksForHelp, OptionValues } from '../o-options.js';
 import type { CreateOptions, ImageFormat } from '../../options.js';
-import { convertSpec } from '../options.js';
-import { ProgressLine } from '../progress.js';
+import { spec } from '../specs/convert.js';
+import { ProgressLine, withProgress } from '../progress.js';
 import { plainReferences } from '../references.js';
 import { sizeArgument } from '../sizes.js';
 import { writingTo } from '../unfinished.js';
@@ -43,14 +43,9 @@ export async function run(words: readonly string[], context: Context): Promise<n
   refuseContradictions(request);
   const { source, target } = operands(request);
   checkCacheMode('source cache', request.sourceCache);
-  const progress = request.progress && !request.quiet ? new ProgressLine(context.out) : null;
-  let finished = false;
-  try {
-    await convertImage(source, target, request, progress, context);
-    finished = true;
-  } finally {
-    progress?.end(finished);
-  }
+  await withProgress(request.progress && !request.quiet, context.out, (progress) =>
+    convertImage(source, target, request, progress, context),
+  );
   return 0;
 }
 
@@ -74,7 +69,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(convertSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const request: Request = {
     images: new ImageArguments(),
     targetFormat: 'raw',
@@ -98,7 +93,7 @@ function parse(words: readonly string[]): Request {
   return { ...request, files: line.positionals };
 }
 
-type ConvertOptionName = Exclude<(typeof convertSpec.options)[number]['name'], 'help'>;
+type ConvertOptionName = Exclude<(typeof spec.options)[number]['name'], 'help'>;
 
 function takeOption(request: Request, name: ConvertOptionName, value: string): void {
   switch (name) {

@@ -16,7 +16,7 @@ import { create, openDisk } from '../../index.js';
 import { interruptible, orAborted } from '../interrupt.js';
 import { appendOptionList, asksForHelp, OptionValues } from '../o-options.js';
 import type { CreateOptions, ImageFormat } from '../../options.js';
-import { createSpec } from '../options.js';
+import { spec } from '../specs/create.js';
 import { createRawImage } from '../raw-image.js';
 import { plainReferences } from '../references.js';
 import { sizeArgument, wholeSectors } from '../sizes.js';
@@ -52,7 +52,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(createSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const request: Request = {
     images: new ImageArguments(),
     format: 'raw',
@@ -71,7 +71,7 @@ function parse(words: readonly string[]): Request {
   return { ...request, file };
 }
 
-type CreateOptionName = Exclude<(typeof createSpec.options)[number]['name'], 'help'>;
+type CreateOptionName = Exclude<(typeof spec.options)[number]['name'], 'help'>;
 
 function takeOption(request: Request, name: CreateOptionName, value: string): void {
   switch (name) {

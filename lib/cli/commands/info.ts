@@ -6,7 +6,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import { toJson } from '../json.js';
-import { infoSpec } from '../options.js';
+import { spec } from '../specs/info.js';
 import { outputFormat } from '../output-format.js';
 import type { OutputFormat } from '../output-format.js';
 import { infoJson, infoText } from '../print-info.js';
@@ -35,7 +35,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(infoSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const images = new ImageArguments();
   let chain = false;
   let output = 'human';

@@ -7,7 +7,7 @@ import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { Extent } from '../../disk.js';
 import type { Disk } from '../../index.js';
-import { mapSpec } from '../options.js';
+import { spec } from '../specs/map.js';
 import type { Output } from '../output.js';
 import { outputFormat } from '../output-format.js';
 import type { OutputFormat } from '../output-format.js';
@@ -37,7 +37,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(mapSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const images = new ImageArguments();
   let output = 'human';
   let start = 0n;

@@ -8,8 +8,8 @@ import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import { resizeRaw } from '../../index.js';
 import type { CreateOptions } from '../../options.js';
-import { resizeSpec } from '../options.js';
-import { say } from '../output.js';
+import { spec } from '../specs/resize.js';
+import { warnAboutProbing } from '../probing.js';
 import { sizeParameter, wholeSectors } from '../sizes.js';
 
 type Preallocation = NonNullable<CreateOptions['preallocation']>;
@@ -53,7 +53,7 @@ function parse(words: readonly string[]): Request {
   const size = words.at(-1);
   if (size === '--help' || size === '-h') throw new HelpWanted();
   if (size === undefined || words.length < 2) throw new UsageFailure('Not enough arguments');
-  const line = new CommandLine(resizeSpec.options, words.slice(0, -1));
+  const line = new CommandLine(spec.options, words.slice(0, -1));
   const images = new ImageArguments();
   let shrink = false;
   let quiet = false;
@@ -96,15 +96,6 @@ function newSize(current: number, request: Request, { complain }: Context): bigi
   );
 }
 
-/** What looks raw may be anything else in the eyes of the next program. */
-function warnAboutProbing(name: string): void {
-  say(
-    `WARNING: Image format was not specified for '${name}' and probing guessed raw.\n` +
-      '         Automatically detecting the format is dangerous for raw images, write operations on block 0 ' +
-      "will be restricted.\n         Specify the 'raw' format explicitly to remove the restrictions.\n",
-  );
-}
-
 async function resizeQcow2(request: Request, context: Context): Promise<void> {
   const { name, images, shrink, preallocation } = request;
   const disk = await images.openQcow2(name, { mode: 'r+' });
@@ -124,7 +115,7 @@ async function resizeQcow2(request: Request, context: Context): Promise<void> {
 
 async function resizeRawImage(current: number, request: Request, context: Context): Promise<void> {
   const { name, shrink, preallocation } = request;
-  if (name.format === undefined) warnAboutProbing(name.given);
+  if (name.format === undefined) warnAboutProbing(name.given, context);
   const size = newSize(current, request, context);
   if (preallocation === 'metadata') throw new Failure('Unsupported preallocation mode: metadata');
   try {

@@ -11,7 +11,7 @@ import { openTemporaryOverlay } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { serveNbd, type ServeDiskOptions } from '../../nbd/index.js';
 import { interruptible } from '../interrupt.js';
-import { serveSpec } from '../options.js';
+import { spec } from '../specs/serve.js';
 
 export async function run(words: readonly string[], { out, complain }: Context): Promise<number> {
   const { name, images, access, options } = parse(words);
@@ -46,7 +46,7 @@ interface Request {
 }
 
 function parse(words: readonly string[]): Request {
-  const line = new CommandLine(serveSpec.options, words);
+  const line = new CommandLine(spec.options, words);
   const images = new ImageArguments();
   const options: ServeDiskOptions = {};
   const bitmaps: string[] = [];

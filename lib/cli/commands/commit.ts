@@ -1,0 +1,99 @@
+/** `commit`: writes what an image holds into a file below it. */
+import { resolve } from 'node:path';
+import { checkCacheMode } from '../cache-mode.js';
+import { describeChain, isQcow2 } from '../chain.js';
+import type { Context } from '../context.js';
+import { failure, reasonOf } from '../error-text.js';
+import { Failure, UsageFailure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import { besideImage } from '../image-name.js';
+import type { ImageName } from '../image-name.js';
+import type { Qcow2 } from '../../index.js';
+import { interruptible } from '../interrupt.js';
+import { withProgress } from '../progress.js';
+import type { ProgressLine } from '../progress.js';
+import { sizeArgument } from '../sizes.js';
+import { spec } from '../specs/commit.js';
+
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const request = parse(words);
+  const { name, images, quiet } = request;
+  const { disk } = await images.openForWriting(name, context);
+  try {
+    await withProgress(request.progress && !quiet, context.out, async (progress) => {
+      if (!isQcow2(disk) || disk.header.backingFile === null) {
+        throw new Failure('Image does not have a backing file');
+      }
+      await commit(disk, request, progress);
+    });
+  } finally {
+    await disk.close();
+  }
+  if (!quiet) context.out.write('Image committed.\n');
+  return 0;
+}
+
+interface Request {
+  name: ImageName;
+  images: ImageArguments;
+  base: string | null;
+  drop: boolean;
+  /** Bytes a second; 0 for no limit. */
+  rateLimit: number;
+  progress: boolean;
+  quiet: boolean;
+}
+
+function parse(words: readonly string[]): Request {
+  const line = new CommandLine(spec.options, words);
+  const images = new ImageArguments();
+  const found = { drop: false, rateLimit: 0, progress: false, quiet: false };
+  let base: string | null = null;
+  let cache = 'writeback';
+  for (const { name, value } of line) {
+    if (images.take(name, value)) continue;
+    if (name === 'base') base = value;
+    if (name === 'drop') found.drop = true;
+    if (name === 'cache') cache = value;
+    if (name === 'rate-limit') found.rateLimit = Number(sizeArgument('rate limit', value));
+    if (name === 'progress') found.progress = true;
+    if (name === 'quiet') found.quiet = true;
+  }
+  const [file, ...more] = line.positionals;
+  if (file === undefined || more.length > 0) throw new UsageFailure('Expecting one image file name');
+  checkCacheMode('cache', cache);
+  return { ...found, base, images, name: images.name(file) };
+}
+
+async function commit(
+  disk: Qcow2,
+  { name, images, base, drop, rateLimit }: Request,
+  progress: ProgressLine | null,
+): Promise<void> {
+  const depth = base === null ? 1 : await depthOf(base, name, images);
+  await interruptible((signal) =>
+    disk.commit({
+      base: depth,
+      empty: base === null && !drop,
+      signal,
+      ...(rateLimit === 0 ? {} : { bytesPerSecond: rateLimit }),
+      ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
+    }),
+  ).catch((error: unknown) => {
+    const reason = reasonOf(error, { name: name.given, writing: true });
+    throw error instanceof Error && error.name === 'Interrupted' ? error : failure('Could not commit: ', reason, error);
+  });
+}
+
+/** How far below the image a file is that is named as one of its backing files is. */
+async function depthOf(base: string, name: ImageName, images: ImageArguments): Promise<number> {
+  let depth = 0;
+  for await (const { fullBackingName, details } of describeChain(name, images, { lock: false })) {
+    depth += 1;
+    if (fullBackingName === null) break;
+    const found = base === details?.backing?.name || resolve(besideImage(name.path, base)) === resolve(fullBackingName);
+    if (found) return depth;
+  }
+  throw new Failure(`Did not find '${base}' in the backing chain of '${name.given}'`);
+}

@@ -1,0 +1,127 @@
+/** `dd`: copies a part of a disk. */
+import type { Context } from '../context.js';
+import { hasCode } from '../../errors.js';
+import { creationWords, failure, isDirectory, reasonOf, systemErrorWords } from '../error-text.js';
+import { Failure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import { localPath } from '../image-name.js';
+import { convert, ConcatenatedDisk, DiskSlice } from '../../index.js';
+import type { Disk } from '../../index.js';
+import { interruptible } from '../interrupt.js';
+import type { ImageFormat } from '../../options.js';
+import { parseSize, sizeArgument, wholeSectors } from '../sizes.js';
+import { spec } from '../specs/dd.js';
+import { writingTo } from '../unfinished.js';
+
+const sectorSize = 512;
+const maxBlockSize = 2 ** 31 - 1;
+
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const request = parse(words);
+  const { images, input, output } = request;
+  const format = outputFormat(request);
+  const { disk } = await images.openDisk(images.name(input), { data: true });
+  try {
+    const path = localPath(output);
+    const part = partOf(disk, request, context);
+    await interruptible((signal) =>
+      writingTo(path, context.complain, () => convert(part, path, { targetFormat: format, durable: false, signal })),
+    ).catch((error: unknown) => {
+      throw copyFailure(error, output, path);
+    });
+  } finally {
+    await disk.close();
+  }
+  return 0;
+}
+
+interface Request {
+  images: ImageArguments;
+  outputFormat: string;
+  /** Bytes. */
+  blockSize: bigint;
+  /** Blocks; null for all. */
+  count: bigint | null;
+  skip: bigint;
+  input: string;
+  output: string;
+}
+
+function parse(words: readonly string[]): Request {
+  const line = new CommandLine(spec.options, words);
+  const images = new ImageArguments();
+  let format = 'raw';
+  for (const { name, value } of line) {
+    if (!images.take(name, value) && name === 'output-format') format = value;
+  }
+  const operands = readOperands(line.positionals);
+  const input = operands.get('if');
+  const output = operands.get('of');
+  const bs = operands.get('bs');
+  const count = operands.get('count');
+  const skip = operands.get('skip');
+  const numbers = {
+    blockSize: bs === undefined ? BigInt(sectorSize) : blockSize(bs),
+    count: count === undefined ? null : sizeArgument('count', count),
+    skip: skip === undefined ? 0n : sizeArgument('skip', skip),
+  };
+  if (input === undefined || output === undefined) {
+    throw new Failure('Must specify both input and output files');
+  }
+  return { images, outputFormat: format, input, output, ...numbers };
+}
+
+function readOperands(words: readonly string[]): Map<string, string> {
+  const operands = new Map<string, string>();
+  for (const word of words) {
+    const [name = '', ...value] = word.split('=');
+    if (value.length === 0 || !['if', 'of', 'bs', 'count', 'skip'].includes(name)) {
+      throw new Failure(`unrecognized operand ${name}`);
+    }
+    operands.set(name, value.join('='));
+  }
+  return operands;
+}
+
+function blockSize(text: string): bigint {
+  const size = parseSize(text);
+  if (size === 'malformed') return sizeArgument('bs', text);
+  if (size !== 'too-large' && size >= 1n && size <= BigInt(maxBlockSize)) return size;
+  throw new Failure(`Invalid bs specified. Must be between 1 and ${maxBlockSize}.`);
+}
+
+/** @throws Failure */
+function outputFormat({ outputFormat }: Request): ImageFormat {
+  if (outputFormat === 'qcow2' || outputFormat === 'raw') return outputFormat;
+  throw new Failure('Unknown file format');
+}
+
+/** The blocks asked for, filled up to whole sectors. */
+function partOf(disk: Disk, { blockSize, count, skip, input }: Request, { complain }: Context): Disk {
+  const whole = new ConcatenatedDisk([disk], sectorSize);
+  const size = BigInt(whole.size);
+  const wanted = count === null ? size : blockSize * count;
+  const start = blockSize * skip;
+  if (start > size) {
+    complain(`${input}: cannot skip to specified offset`);
+    return new DiskSlice(whole, 0, 0);
+  }
+  // What is skipped counts as copied.
+  const end = count === null || start + wanted > size ? size : start + wanted;
+  const part = new DiskSlice(whole, start, end - start);
+  return part.size === wholeSectors(part.size) ? part : new ConcatenatedDisk([part], sectorSize);
+}
+
+function copyFailure(error: unknown, output: string, path: string): unknown {
+  if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
+  const isCreation =
+    path === '' || isDirectory(path) || (error instanceof Error && 'syscall' in error && error.syscall === 'open');
+  const words = isCreation ? creationWords(error, path) : systemErrorWords(error);
+  if (words !== null && !isCreation) return failure('error while writing to output image file: ', { text: words }, error);
+  const reason =
+    words === null || hasCode(error, 'ERR_QCOW2_LOCKED')
+      ? reasonOf(error, { name: output, path, writing: true })
+      : { text: `Could not create '${path}': ${words}` };
+  return failure(`${output}: error while creating output image: `, reason, error);
+}

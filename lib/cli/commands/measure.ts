@@ -1,0 +1,114 @@
+/** `measure`: tells how large an image of a disk will be. */
+import { isQcow2 } from '../chain.js';
+import type { Context } from '../context.js';
+import { createOptionTables, measureOptions } from '../create-options.js';
+import { hasCode } from '../../errors.js';
+import { failure, reasonOf } from '../error-text.js';
+import { Failure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import { measure } from '../../index.js';
+import type { Measurement } from '../../index.js';
+import { toJson } from '../json.js';
+import { appendOptionList, OptionValues } from '../o-options.js';
+import type { ImageFormat } from '../../options.js';
+import { outputFormat } from '../output-format.js';
+import { openSnapshot, parseSnapshotChoice } from '../snapshot-choice.js';
+import type { SnapshotChoice } from '../snapshot-choice.js';
+import { sizeArgument } from '../sizes.js';
+import { spec } from '../specs/measure.js';
+
+export async function run(words: readonly string[], { out }: Context): Promise<number> {
+  const request = parse(words);
+  const { required, fullyAllocated, bitmaps } = await measureImage(request);
+  if (request.output === 'json') {
+    const members = { bitmaps: bitmaps ?? undefined, required, 'fully-allocated': fullyAllocated };
+    out.write(`${toJson(members)}\n`);
+    return 0;
+  }
+  out.write(`required size: ${required}\nfully allocated size: ${fullyAllocated}\n`);
+  if (bitmaps !== null) out.write(`bitmaps size: ${bitmaps}\n`);
+  return 0;
+}
+
+interface Request {
+  images: ImageArguments;
+  targetFormat: string;
+  optionList: string | null;
+  output: string;
+  snapshot: SnapshotChoice | null;
+  /** Of an empty disk; null when there is a file. */
+  size: bigint | null;
+  file: string | undefined;
+}
+
+function parse(words: readonly string[]): Request {
+  const line = new CommandLine(spec.options, words);
+  const images = new ImageArguments();
+  const found = { targetFormat: 'raw', output: 'human' };
+  let optionList: string | null = null;
+  let snapshot: SnapshotChoice | null = null;
+  let size: bigint | null = null;
+  for (const { name, value } of line) {
+    if (images.take(name, value)) continue;
+    if (name === 'target-format') found.targetFormat = value;
+    if (name === 'target-format-options') optionList = appendOptionList(optionList, value);
+    if (name === 'snapshot') snapshot = parseSnapshotChoice(value);
+    if (name === 'size') size = sizeArgument('image size', value);
+    if (name === 'output') found.output = outputFormat(value);
+  }
+  const [file, ...more] = line.positionals;
+  if (more.length > 0) throw new Failure('At most one filename argument is allowed.');
+  const needsFile = images.imageOpts || images.format !== undefined || snapshot !== null;
+  if (file === undefined && needsFile) {
+    throw new Failure('--image-opts, -f, and -l require a filename argument.');
+  }
+  if (file === undefined && size === null) {
+    throw new Failure('Either --size N or one filename must be specified.');
+  }
+  if (file !== undefined && size !== null) {
+    throw new Failure('--size N cannot be used together with a filename.');
+  }
+  return { ...found, images, optionList, snapshot, size, file };
+}
+
+async function measureImage(request: Request): Promise<Measurement> {
+  const { images, file, size, snapshot } = request;
+  if (file === undefined) return measureDisk({ size: size ?? 0n }, request);
+  const { disk } = await images.openDisk(images.name(file), { data: true });
+  try {
+    if (snapshot === null) return await measureDisk(disk, request);
+    const shown = await openSnapshot(disk, snapshot);
+    const measured = await measureDisk(shown, request);
+    // The bitmaps that a copy would take along are those of the image.
+    const { bitmaps } = isQcow2(disk) ? await measureDisk(disk, request) : measured;
+    return { ...measured, bitmaps };
+  } finally {
+    await disk.close();
+  }
+}
+
+async function measureDisk(source: Parameters<typeof measure>[0], request: Request): Promise<Measurement> {
+  const format = targetFormat(request);
+  const values = new OptionValues(createOptionTables[format]);
+  try {
+    if (request.optionList !== null) values.addList(request.optionList);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    throw new Failure(`${error.message}\nInvalid options for file format '${format}'`, { cause: error });
+  }
+  const options = format === 'raw' ? { format } : measureOptions(values, request.images.secrets);
+  try {
+    return await measure(source, options);
+  } catch (error) {
+    const isTooLarge = hasCode(error, 'ERR_QCOW2_LIMIT') || error instanceof RangeError;
+    if (isTooLarge) throw new Failure('The image size is too large (try using a larger cluster size)', { cause: error });
+    throw failure('', reasonOf(error, { name: request.file ?? '' }), error);
+  }
+}
+
+/** @throws Failure */
+function targetFormat({ targetFormat }: Request): ImageFormat {
+  if (targetFormat === 'qcow2' || targetFormat === 'raw') return targetFormat;
+  throw new Failure(`Unknown file format '${targetFormat}'`);
+}

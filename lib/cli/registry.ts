@@ -1,0 +1,39 @@
+/** All commands. Each is loaded only when it is asked for; its options alone when help, completion or a man page is made. */
+import type { Command } from './context.js';
+import type { CommandSpec } from './specs/shared.js';
+
+interface Entry {
+  readonly command: () => Promise<{ run: Command }>;
+  readonly spec: () => Promise<{ spec: CommandSpec }>;
+}
+
+/** In the order of the help. */
+export const registry: Readonly<Record<string, Entry>> = {
+  create: { command: () => import('./commands/create.js'), spec: () => import('./specs/create.js') },
+  info: { command: () => import('./commands/info.js'), spec: () => import('./specs/info.js') },
+  check: { command: () => import('./commands/check.js'), spec: () => import('./specs/check.js') },
+  map: { command: () => import('./commands/map.js'), spec: () => import('./specs/map.js') },
+  convert: { command: () => import('./commands/convert.js'), spec: () => import('./specs/convert.js') },
+  resize: { command: () => import('./commands/resize.js'), spec: () => import('./specs/resize.js') },
+  snapshot: { command: () => import('./commands/snapshot.js'), spec: () => import('./specs/snapshot.js') },
+  commit: { command: () => import('./commands/commit.js'), spec: () => import('./specs/commit.js') },
+  rebase: { command: () => import('./commands/rebase.js'), spec: () => import('./specs/rebase.js') },
+  bitmap: { command: () => import('./commands/bitmap.js'), spec: () => import('./specs/bitmap.js') },
+  compare: { command: () => import('./commands/compare.js'), spec: () => import('./specs/compare.js') },
+  measure: { command: () => import('./commands/measure.js'), spec: () => import('./specs/measure.js') },
+  amend: { command: () => import('./commands/amend.js'), spec: () => import('./specs/amend.js') },
+  dd: { command: () => import('./commands/dd.js'), spec: () => import('./specs/dd.js') },
+  serve: { command: () => import('./commands/serve.js'), spec: () => import('./specs/serve.js') },
+  bench: { command: () => import('./commands/bench.js'), spec: () => import('./specs/bench.js') },
+};
+
+/** The entry of that name, or undefined. */
+export function commandEntry(name: string): Entry | undefined {
+  return Object.hasOwn(registry, name) ? registry[name] : undefined;
+}
+
+/** The options and texts of all commands. */
+export async function allSpecs(): Promise<CommandSpec[]> {
+  const modules = await Promise.all(Object.values(registry).map(({ spec }) => spec()));
+  return modules.map(({ spec }) => spec);
+}

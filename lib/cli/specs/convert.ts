@@ -1,0 +1,60 @@
+/** The options of `convert`. */
+import { backingFormat, denyReferences, forceShare, format, help, imageOpts, object, progress, quiet } from './shared.js';
+import type { CommandSpec } from './shared.js';
+
+export const spec = {
+  name: 'convert',
+  summary: 'Copy a disk into a new image',
+  operands: 'SOURCE TARGET',
+  options: [
+    { ...format, name: 'source-format' },
+    imageOpts,
+    { name: 'source-cache', letters: 'T', argument: 'CACHE', help: 'accepted for compatibility' },
+    {
+      name: 'target-format',
+      letters: 'O',
+      argument: 'FMT',
+      help: 'format of the new image, qcow2 or raw (default: raw)',
+    },
+    {
+      name: 'target-format-options',
+      letters: 'o',
+      argument: 'NAME=VALUE,...',
+      help: 'options of the target format; -o help lists them',
+    },
+    {
+      name: 'target-cache',
+      letters: 't',
+      argument: 'CACHE',
+      help: 'with anything but unsafe (the default) the target is on the disk when the command ends',
+    },
+    {
+      name: 'backing',
+      letters: 'Bb',
+      argument: 'FILE',
+      help: 'make the target an overlay over FILE, which shows what the backing file of SOURCE shows',
+    },
+    { name: 'backing-format', letters: 'F', ...backingFormat },
+    { name: 'compress', letters: 'c', help: 'compress the clusters of a qcow2 target' },
+    {
+      name: 'sparse-size',
+      letters: 'S',
+      argument: 'SIZE',
+      help: 'shortest run of zeros to leave out (default: 4k); 0 leaves out nothing',
+    },
+    { name: 'no-create', letters: 'n', help: 'write into a target that exists' },
+    { name: 'parallel', letters: 'm', argument: 'N', help: 'requests in flight at once, 1 to 16' },
+    { name: 'oob-writes', letters: 'W', help: 'accepted: the target may be written in any order' },
+    { name: 'copy-range-offloading', letters: 'C', help: 'accepted: the file system may share extents' },
+    progress,
+    quiet,
+    forceShare,
+    denyReferences,
+    object,
+    help,
+  ],
+  examples: [
+    'convert -O qcow2 disk.raw disk.qcow2',
+    'convert -p -c -O qcow2 -o compression_type=zstd a.qcow2 b.qcow2',
+  ],
+} as const satisfies CommandSpec;

@@ -1,0 +1,19 @@
+/** The options of `dd`. */
+import { denyReferences, forceShare, format, help, imageOpts, object } from './shared.js';
+import type { CommandSpec } from './shared.js';
+
+export const spec = {
+  name: 'dd',
+  summary: 'Copy a part of a disk, named as for dd(1)',
+  operands: '[bs=SIZE] [count=N] [skip=N] if=FILE of=FILE',
+  options: [
+    format,
+    imageOpts,
+    { name: 'output-format', letters: 'O', argument: 'FMT', help: 'format of the new image (default: raw)' },
+    forceShare,
+    denyReferences,
+    object,
+    help,
+  ],
+  examples: ['dd -f qcow2 -O raw bs=1M count=1 if=disk.qcow2 of=first-megabyte.raw'],
+} as const satisfies CommandSpec;

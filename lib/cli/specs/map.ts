@@ -1,0 +1,21 @@
+/** The options of `map`. */
+import { denyReferences, forceShare, format, help, imageOpts, object, output } from './shared.js';
+import type { CommandSpec } from './shared.js';
+
+export const spec = {
+  name: 'map',
+  summary: 'List which parts of a disk are stored, and where',
+  operands: 'FILE',
+  options: [
+    format,
+    imageOpts,
+    { name: 'start-offset', letters: 's', argument: 'OFFSET', help: 'where to begin (default: 0)' },
+    { name: 'max-length', letters: 'l', argument: 'LENGTH', help: 'how far to go (default: to the end)' },
+    forceShare,
+    denyReferences,
+    output,
+    object,
+    help,
+  ],
+  examples: ['map disk.qcow2', 'map --output=json -s 1G -l 100M disk.qcow2'],
+} as const satisfies CommandSpec;
