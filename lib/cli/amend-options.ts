@@ -6,7 +6,6 @@ import type { AddKeyOptions, AmendOptions, RemoveKeyOptions } from '../index.js'
 import { OptionValues } from './o-options.js';
 import type { CreateOption } from './o-options.js';
 import type { Secrets } from './objects.js';
-import { wholeSectors } from './sizes.js';
 
 const keyOptions: readonly CreateOption[] = [
   { name: 'encrypt.state', kind: 'text', help: 'Select new state of affected keyslots (active/inactive)' },
@@ -67,6 +66,7 @@ export interface Amended {
   /** Null without one. */
   dataFile: { raw: boolean } | null;
   encrypted: boolean;
+  backing: { name: string; format: string | null } | null;
 }
 
 /**
@@ -75,7 +75,10 @@ export interface Amended {
  */
 export function amendOptions(values: OptionValues, image: Amended, program: string): AmendOptions {
   const version = versionOption(values);
-  if (values.has('backing_file') || values.has('backing_fmt')) {
+  if (
+    isOther(values.text('backing_file'), image.backing?.name) ||
+    isOther(values.text('backing_fmt'), image.backing?.format)
+  ) {
     throw new Failure('Cannot amend the backing file', { hint: `You can use '${program} rebase' instead.` });
   }
   if (values.has('data_file') && image.dataFile === null) {
@@ -91,6 +94,7 @@ export function amendOptions(values: OptionValues, image: Amended, program: stri
   const bits = values.has('refcount_bits') ? refcountBits(values) : undefined;
   const lazyRefcounts = values.switch('lazy_refcounts');
   const size = values.number('size');
+  if (size !== undefined && size % 512n !== 0n) throw new Failure('The new size must be a multiple of 512');
   refuseBelowVersion3(version ?? image.version, { bits, lazyRefcounts, image });
   return defined({
     version,
@@ -98,8 +102,13 @@ export function amendOptions(values: OptionValues, image: Amended, program: stri
     lazyRefcounts,
     dataFile: values.text('data_file'),
     dataFileRaw: raw === false && image.dataFile !== null ? (false as const) : undefined,
-    size: size === undefined ? undefined : wholeSectors(Number(size)),
+    size: size === undefined ? undefined : Number(size),
   });
+}
+
+/** Whether an option asks for something else than what there is. */
+function isOther(wanted: string | undefined, there: string | null | undefined): boolean {
+  return wanted !== undefined && wanted !== (there ?? '');
 }
 
 function versionOption(values: OptionValues): 2 | 3 | undefined {
@@ -112,7 +121,11 @@ function versionOption(values: OptionValues): 2 | 3 | undefined {
 
 function refuseBelowVersion3(
   version: 2 | 3,
-  { bits, lazyRefcounts, image }: { bits: number | undefined; lazyRefcounts: boolean | undefined; image: Amended },
+  {
+    bits,
+    lazyRefcounts,
+    image,
+  }: { bits: number | undefined; lazyRefcounts: boolean | undefined; image: Amended },
 ): void {
   if (version === 3) return;
   if (lazyRefcounts === true) {

@@ -12,6 +12,10 @@ export class ProgressLine {
 
   constructor(out: Output) {
     this.#out = out;
+  }
+
+  /** Shows that there is something to wait for. */
+  begin(): void {
     this.#show(0);
   }
 
@@ -20,9 +24,9 @@ export class ProgressLine {
     if (this.#shown === null || percent - this.#shown >= step || percent === 100) this.#show(percent);
   }
 
-  /** Ends the line, at 100 per cent when the work was finished. */
+  /** Ends the line, at 100 per cent when work that was begun is finished. */
   end(finished: boolean): void {
-    if (finished && this.#shown !== 100) this.#show(100);
+    if (finished && this.#shown !== null && this.#shown !== 100) this.#show(100);
     this.#out.write('\n');
     this.#out.flush();
   }

@@ -28,10 +28,9 @@ export async function openSnapshot(disk: Disk, choice: SnapshotChoice): Promise<
   const snapshots = await disk.snapshots.list();
   const found =
     'either' in choice
-      ? (snapshots.find(({ id }) => id === choice.either) ?? snapshots.find(({ name }) => name === choice.either))
-      : snapshots.find(
-          ({ id, name }) => (choice.id ?? id) === id && (choice.name ?? name) === name,
-        );
+      ? (snapshots.find(({ id }) => id === choice.either) ??
+        snapshots.find(({ name }) => name === choice.either))
+      : snapshots.find(({ id, name }) => (choice.id ?? id) === id && (choice.name ?? name) === name);
   if (found === undefined) throw new Failure("Failed to load snapshot: Can't find snapshot");
   return disk.snapshots.open(found.id);
 }

@@ -20,8 +20,9 @@ export function programHelp(program: string, commands: readonly CommandSpec[]): 
 /** The help of one command. */
 export function commandHelp(program: string, command: CommandSpec): string {
   const examples = command.examples.map((example) => `  ${program} ${example}\n`).join('');
+  const notes = (command.notes ?? []).map((note) => `\n${note}\n`).join('');
   return (
-    `usage: ${program} ${command.name} [options] ${command.operands}\n${command.summary}.\n\n` +
+    `usage: ${program} ${command.name} [options] ${command.operands}\n${command.summary}.\n${notes}\n` +
     `Options:\n${optionLines(command.options)}\nExamples:\n${examples}`
   );
 }

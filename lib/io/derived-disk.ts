@@ -62,7 +62,8 @@ export class ConcatenatedDisk extends DerivedDisk {
       const to = Math.min(end, part.end);
       const stored = Math.max(from, Math.min(to, part.start + part.disk.size));
       buffer.fill(0, stored - start, to - start);
-      if (stored > from) await part.disk.read(buffer.subarray(from - start, stored - start), from - part.start, op);
+      if (stored > from)
+        await part.disk.read(buffer.subarray(from - start, stored - start), from - part.start, op);
     }
   }
 

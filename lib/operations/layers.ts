@@ -42,7 +42,8 @@ export function layersOf(disk: Disk): Layer[] {
 
 /** What the files behind a disk are ({@link Storage.identity}), whatever it is made of. */
 export function identitiesBehind(disk: Disk): string[] {
-  if (disk instanceof ConcatenatedDisk || disk instanceof DiskSlice) return disk.parts.flatMap(identitiesBehind);
+  if (disk instanceof ConcatenatedDisk || disk instanceof DiskSlice)
+    return disk.parts.flatMap(identitiesBehind);
   return layersOf(disk).flatMap(({ identities }) => identities);
 }
 

@@ -1,6 +1,6 @@
 /** Runs the same command line in this package's program and in the real qemu-img, on equal files. */
 import { execFile, execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { constants, copyFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -49,7 +49,6 @@ class Collected implements Sink {
   }
 }
 
-
 /** The working directory is the process's: one command line at a time. */
 let lastRun: Promise<unknown> = Promise.resolve();
 
@@ -88,11 +87,22 @@ export function removeDirectories(...directories: readonly string[]): void {
   for (const directory of directories) rmSync(directory, { recursive: true, force: true });
 }
 
-/** A copy of a directory in which holes stay holes. */
+/** A copy of a directory of small files. */
 export function copyDirectory(from: string): string {
   const to = makeDirectory();
-  execFileSync('cp', ['-a', '--sparse=always', `${from}/.`, to]);
+  copyFiles(from, to);
   return to;
+}
+
+function copyFiles(from: string, to: string): void {
+  for (const entry of readdirSync(from, { withFileTypes: true })) {
+    const [source, target] = [join(from, entry.name), join(to, entry.name)];
+    if (entry.isFile()) copyFileSync(source, target, constants.COPYFILE_FICLONE);
+    else {
+      mkdirSync(target);
+      copyFiles(source, target);
+    }
+  }
 }
 
 /** Runs the real tools to make fixtures; fails when one of them does. */

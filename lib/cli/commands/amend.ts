@@ -14,6 +14,7 @@ import type { AmendOptions, Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { appendOptionList, asksForHelp } from '../o-options.js';
 import { withProgress } from '../progress.js';
+import type { ProgressLine } from '../progress.js';
 import { spec } from '../specs/amend.js';
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
@@ -23,7 +24,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
     context.out.write(helpOf(images.format));
     return 0;
   }
-  return withProgress(request.progress && !request.quiet, context.out, async () => {
+  return withProgress(request.progress && !request.quiet, context.out, async (progress) => {
     if (file === undefined) throw new Failure('Expecting one image file name');
     checkCacheMode('cache', request.cache);
     const name = images.name(file);
@@ -31,7 +32,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
     try {
       if (!isQcow2(disk)) throw unsupported();
       if (asksForHelp(optionList)) context.out.write(amendOptionsHelp());
-      else await amend(disk, name, request, context);
+      else await amend(disk, name, request, { context, progress });
     } finally {
       await disk.close();
     }
@@ -78,14 +79,19 @@ function unsupported(): Failure {
   return new Failure("Format driver 'raw' does not support option amendment");
 }
 
-async function amend(disk: Qcow2, name: ImageName, request: Request, { program }: Context): Promise<void> {
+async function amend(
+  disk: Qcow2,
+  name: ImageName,
+  request: Request,
+  { context, progress }: { context: Context; progress: ProgressLine | null },
+): Promise<void> {
   const { images, optionList, force } = request;
   const values = readAmendOptions(optionList);
-  const { version, refcountBits, dataFile, encryption } = await disk.info();
-  const image = { version, refcountBits, dataFile, encrypted: encryption !== null };
-  const options = amendOptions(values, image, program);
+  const { encryption, ...image } = await disk.info();
+  const options = amendOptions(values, { ...image, encrypted: encryption !== null }, context.program);
   const unlock = name.keySecret === undefined ? undefined : images.secrets.get(name.keySecret);
   const keys = keyChange(values, images.secrets, { unlock, force });
+  progress?.begin();
   await interruptible((signal) => change(disk, { ...options, signal }, keys)).catch((error: unknown) => {
     const isSignal = error instanceof Failure || (error instanceof Error && error.name === 'Interrupted');
     throw isSignal ? error : failure('', reason(error, disk, name), error);
@@ -112,10 +118,15 @@ async function addKey(disk: Qcow2, options: Extract<KeyChange, { add: unknown }>
   }
 }
 
-async function removeKey(disk: Qcow2, options: Extract<KeyChange, { remove: unknown }>['remove']): Promise<void> {
+async function removeKey(
+  disk: Qcow2,
+  options: Extract<KeyChange, { remove: unknown }>['remove'],
+): Promise<void> {
   try {
     await disk.removeKey(options);
   } catch (error) {
+    // What is not there need not be removed.
+    if (options.force === true && hasCode(error, 'ERR_QCOW2_NOT_FOUND')) return;
     throw 'slot' in options ? slotFailure(error, options.slot) : passwordFailure(error);
   }
 }
@@ -145,7 +156,9 @@ function passwordFailure(error: unknown): unknown {
 function reason(error: unknown, disk: Disk & Pick<Qcow2, 'header'>, name: ImageName): { text: string } {
   const { incompatible } = disk.header;
   if (hasCode(error, 'ERR_QCOW2_CONFLICT') && error.feature === 'incompatible_features') {
-    return { text: `Cannot downgrade an image with incompatible features 0x${incompatible.toString(16)} set` };
+    return {
+      text: `Cannot downgrade an image with incompatible features 0x${incompatible.toString(16)} set`,
+    };
   }
   return reasonOf(error, { name: name.given, writing: true });
 }

@@ -103,7 +103,11 @@ async function perform(action: Action, disk: Disk, source: Disk, request: Reques
     }
     await act(action, disk, source, request);
   } catch (error) {
-    throw failure(`Operation ${action.name} on bitmap ${bitmap} failed: `, reason(error, action, disk, bitmap), error);
+    throw failure(
+      `Operation ${action.name} on bitmap ${bitmap} failed: `,
+      reason(error, action, disk, bitmap),
+      error,
+    );
   }
 }
 
@@ -143,18 +147,15 @@ async function merge(disk: Qcow2, bitmap: string, source: Disk, sourceBitmap: st
 
 const notFound = (bitmap: string): string => `Dirty bitmap '${bitmap}' not found`;
 
-function reason(
-  error: unknown,
-  { name }: Action,
-  disk: Disk,
-  bitmap: string,
-): { text: string } {
+function reason(error: unknown, { name }: Action, disk: Disk, bitmap: string): { text: string } {
   if (name === 'add' && bitmap === '') return { text: 'Bitmap name cannot be empty' };
   if (error instanceof RangeError) return { text: 'Granularity must be power of 2 and at least 512' };
   if (hasCode(error, 'ERR_QCOW2_NOT_FOUND')) return { text: notFound(bitmap) };
   if (name === 'add' && hasCode(error, 'ERR_QCOW2_CONFLICT')) {
     if (isQcow2(disk) && disk.header.version === 2) {
-      return { text: `Can't make bitmap '${bitmap}' persistent: Cannot store dirty bitmaps in qcow2 v2 files` };
+      return {
+        text: `Can't make bitmap '${bitmap}' persistent: Cannot store dirty bitmaps in qcow2 v2 files`,
+      };
     }
     if (disk.size > 0) return { text: `Bitmap already exists: ${bitmap}` };
   }

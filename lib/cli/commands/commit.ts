@@ -22,6 +22,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const { disk } = await images.openForWriting(name, context);
   try {
     await withProgress(request.progress && !quiet, context.out, async (progress) => {
+      progress?.begin();
       if (!isQcow2(disk) || disk.header.backingFile === null) {
         throw new Failure('Image does not have a backing file');
       }
@@ -82,7 +83,9 @@ async function commit(
     }),
   ).catch((error: unknown) => {
     const reason = reasonOf(error, { name: name.given, writing: true });
-    throw error instanceof Error && error.name === 'Interrupted' ? error : failure('Could not commit: ', reason, error);
+    throw error instanceof Error && error.name === 'Interrupted'
+      ? error
+      : failure('Could not commit: ', reason, error);
   });
 }
 
@@ -92,7 +95,8 @@ async function depthOf(base: string, name: ImageName, images: ImageArguments): P
   for await (const { fullBackingName, details } of describeChain(name, images, { lock: false })) {
     depth += 1;
     if (fullBackingName === null) break;
-    const found = base === details?.backing?.name || resolve(besideImage(name.path, base)) === resolve(fullBackingName);
+    const found =
+      base === details?.backing?.name || resolve(besideImage(name.path, base)) === resolve(fullBackingName);
     if (found) return depth;
   }
   throw new Failure(`Did not find '${base}' in the backing chain of '${name.given}'`);

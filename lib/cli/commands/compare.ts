@@ -51,10 +51,15 @@ function parse(words: readonly string[]): Request {
   return { ...found, images, formats, files: [a, b] };
 }
 
-async function compareImages(request: Request, progress: ProgressLine | null, context: Context): Promise<number> {
+async function compareImages(
+  request: Request,
+  progress: ProgressLine | null,
+  context: Context,
+): Promise<number> {
   const opened: Disk[] = [];
   try {
     const [a, b] = await openBoth(request, opened);
+    progress?.begin();
     return await interruptible((signal) => compareDisks(a, b, request, { progress, signal, context }));
   } finally {
     for (const disk of opened) await disk.close();
@@ -114,7 +119,10 @@ async function compareDisks(
   return exitCodes.different;
 }
 
-async function first(differences: AsyncIterable<Difference>, signal: AbortSignal): Promise<Difference | null> {
+async function first(
+  differences: AsyncIterable<Difference>,
+  signal: AbortSignal,
+): Promise<Difference | null> {
   try {
     for await (const difference of differences) return difference;
     return null;

@@ -193,6 +193,7 @@ async function convertImage(
   progress: ProgressLine | null,
   { complain }: Context,
 ): Promise<void> {
+  progress?.begin();
   const { disk } = await request.images.openDisk(source);
   try {
     if (disk instanceof Qcow2 && disk.header.cryptMethod !== 'none' && source.keySecret === undefined) {

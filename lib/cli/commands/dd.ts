@@ -20,13 +20,15 @@ const maxBlockSize = 2 ** 31 - 1;
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   const { images, input, output } = request;
-  const format = outputFormat(request);
   const { disk } = await images.openDisk(images.name(input), { data: true });
   try {
+    const format = outputFormat(request);
     const path = localPath(output);
     const part = partOf(disk, request, context);
     await interruptible((signal) =>
-      writingTo(path, context.complain, () => convert(part, path, { targetFormat: format, durable: false, signal })),
+      writingTo(path, context.complain, () =>
+        convert(part, path, { targetFormat: format, durable: false, signal }),
+      ),
     ).catch((error: unknown) => {
       throw copyFailure(error, output, path);
     });
@@ -56,32 +58,60 @@ function parse(words: readonly string[]): Request {
     if (!images.take(name, value) && name === 'output-format') format = value;
   }
   const operands = readOperands(line.positionals);
-  const input = operands.get('if');
-  const output = operands.get('of');
-  const bs = operands.get('bs');
-  const count = operands.get('count');
-  const skip = operands.get('skip');
-  const numbers = {
-    blockSize: bs === undefined ? BigInt(sectorSize) : blockSize(bs),
-    count: count === undefined ? null : sizeArgument('count', count),
-    skip: skip === undefined ? 0n : sizeArgument('skip', skip),
-  };
-  if (input === undefined || output === undefined) {
-    throw new Failure('Must specify both input and output files');
-  }
-  return { images, outputFormat: format, input, output, ...numbers };
+  const { input, output } = operands;
+  if (input === null || output === null) throw new Failure('Must specify both input and output files');
+  return { ...operands, images, outputFormat: format, input, output };
 }
 
-function readOperands(words: readonly string[]): Map<string, string> {
-  const operands = new Map<string, string>();
+interface Operands extends Pick<Request, 'blockSize' | 'count' | 'skip'> {
+  input: string | null;
+  output: string | null;
+}
+
+function readOperands(words: readonly string[]): Operands {
+  const operands: Operands = {
+    blockSize: BigInt(sectorSize),
+    count: null,
+    skip: 0n,
+    input: null,
+    output: null,
+  };
   for (const word of words) {
-    const [name = '', ...value] = word.split('=');
-    if (value.length === 0 || !['if', 'of', 'bs', 'count', 'skip'].includes(name)) {
-      throw new Failure(`unrecognized operand ${name}`);
-    }
-    operands.set(name, value.join('='));
+    const equals = word.indexOf('=');
+    takeOperand(
+      operands,
+      equals < 0 ? word : word.slice(0, equals),
+      equals < 0 ? null : word.slice(equals + 1),
+    );
   }
   return operands;
+}
+
+function takeOperand(operands: Operands, name: string, value: string | null): void {
+  if (value === null) throw unrecognized(name);
+  switch (name) {
+    case 'if':
+      operands.input = value;
+      break;
+    case 'of':
+      operands.output = value;
+      break;
+    case 'bs':
+      operands.blockSize = blockSize(value);
+      break;
+    case 'count':
+      operands.count = sizeArgument('count', value);
+      break;
+    case 'skip':
+      operands.skip = sizeArgument('skip', value);
+      break;
+    default:
+      throw unrecognized(name);
+  }
+}
+
+function unrecognized(name: string): Failure {
+  return new Failure(`unrecognized operand ${name}`);
 }
 
 function blockSize(text: string): bigint {
@@ -97,18 +127,16 @@ function outputFormat({ outputFormat }: Request): ImageFormat {
   throw new Failure('Unknown file format');
 }
 
-/** The blocks asked for, filled up to whole sectors. */
+/** The blocks asked for, filled up to whole sectors. As for qemu-img, blocks that are skipped count, too. */
 function partOf(disk: Disk, { blockSize, count, skip, input }: Request, { complain }: Context): Disk {
   const whole = new ConcatenatedDisk([disk], sectorSize);
   const size = BigInt(whole.size);
-  const wanted = count === null ? size : blockSize * count;
+  const end = count === null || blockSize * count > size ? size : blockSize * count;
   const start = blockSize * skip;
-  if (start > size) {
+  if (start > end) {
     complain(`${input}: cannot skip to specified offset`);
     return new DiskSlice(whole, 0, 0);
   }
-  // What is skipped counts as copied.
-  const end = count === null || start + wanted > size ? size : start + wanted;
   const part = new DiskSlice(whole, start, end - start);
   return part.size === wholeSectors(part.size) ? part : new ConcatenatedDisk([part], sectorSize);
 }
@@ -116,9 +144,12 @@ function partOf(disk: Disk, { blockSize, count, skip, input }: Request, { compla
 function copyFailure(error: unknown, output: string, path: string): unknown {
   if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
   const isCreation =
-    path === '' || isDirectory(path) || (error instanceof Error && 'syscall' in error && error.syscall === 'open');
+    path === '' ||
+    isDirectory(path) ||
+    (error instanceof Error && 'syscall' in error && error.syscall === 'open');
   const words = isCreation ? creationWords(error, path) : systemErrorWords(error);
-  if (words !== null && !isCreation) return failure('error while writing to output image file: ', { text: words }, error);
+  if (words !== null && !isCreation)
+    return failure('error while writing to output image file: ', { text: words }, error);
   const reason =
     words === null || hasCode(error, 'ERR_QCOW2_LOCKED')
       ? reasonOf(error, { name: output, path, writing: true })

@@ -102,7 +102,8 @@ async function measureDisk(source: Parameters<typeof measure>[0], request: Reque
     return await measure(source, options);
   } catch (error) {
     const isTooLarge = hasCode(error, 'ERR_QCOW2_LIMIT') || error instanceof RangeError;
-    if (isTooLarge) throw new Failure('The image size is too large (try using a larger cluster size)', { cause: error });
+    if (isTooLarge)
+      throw new Failure('The image size is too large (try using a larger cluster size)', { cause: error });
     throw failure('', reasonOf(error, { name: request.file ?? '' }), error);
   }
 }

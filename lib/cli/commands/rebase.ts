@@ -21,6 +21,7 @@ import { spec } from '../specs/rebase.js';
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   await withProgress(request.progress && !request.quiet, context.out, async (progress) => {
+    progress?.begin();
     const { name, images, unsafe } = request;
     const opening = unsafe ? ({ backing: 'none', data: true } as const) : ({ data: true } as const);
     const { disk } = await images.openForWriting(name, context, opening);
@@ -104,7 +105,11 @@ function formatNamed(format: string): ImageFormat {
 }
 
 /** @throws Failure when the new backing file cannot be opened */
-async function lookAtNewBacking(image: string, backing: string, format: ImageFormat | undefined): Promise<void> {
+async function lookAtNewBacking(
+  image: string,
+  backing: string,
+  format: ImageFormat | undefined,
+): Promise<void> {
   const full = besideImage(image, backing);
   try {
     if (full.startsWith('json:')) parseImageName(full, { imageOpts: false });

@@ -3,6 +3,7 @@ import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
+import type { Reason } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -89,11 +90,12 @@ async function idOf(disk: Qcow2, name: string): Promise<string> {
   return found.id;
 }
 
-function reason(error: unknown, kind: Action['kind'], hasBitmaps: boolean): { text: string } {
+function reason(error: unknown, kind: Action['kind'], hasBitmaps: boolean): Reason {
   if (kind === 'apply' && hasBitmaps) return { text: 'Device has active dirty bitmaps' };
   if (kind === 'apply' && hasCode(error, 'ERR_QCOW2_NOT_FOUND')) {
     return { text: 'Failed to load snapshot: No such file or directory' };
   }
   if (hasCode(error, 'ERR_QCOW2_CONFLICT')) return { text: notSupported };
+  if (hasCode(error, 'ERR_QCOW2_LIMIT')) return { text: '-22 (Invalid argument)', hint: error.message };
   return reasonOf(error, { name: '', writing: true });
 }

@@ -11,7 +11,12 @@ export const spec = {
     { name: 'depth', letters: 'd', argument: 'N', help: 'requests in flight at once (default: 64)' },
     { name: 'offset', letters: 'o', argument: 'OFFSET', help: 'where to begin (default: 0)' },
     { name: 'buffer-size', letters: 's', argument: 'SIZE', help: 'bytes of a request (default: 4k)' },
-    { name: 'step-size', letters: 'S', argument: 'SIZE', help: 'from one request to the next (default: their size)' },
+    {
+      name: 'step-size',
+      letters: 'S',
+      argument: 'SIZE',
+      help: 'from one request to the next (default: their size)',
+    },
     { name: 'write', letters: 'w', help: 'write instead of reading: destroys what is on the disk' },
     { name: 'pattern', argument: 'BYTE', help: 'what to write (default: 0)' },
     { name: 'flush-interval', argument: 'N', help: 'flush after so many writes' },

@@ -19,7 +19,12 @@ export const spec = {
       argument: 'SIZE',
       help: 'bytes that one bit stands for, with --add: 512 to 2G (default: the cluster size, within 4k to 64k)',
     },
-    { name: 'source-file', letters: 'b', argument: 'FILE', help: 'the image that has the bitmaps for --merge' },
+    {
+      name: 'source-file',
+      letters: 'b',
+      argument: 'FILE',
+      help: 'the image that has the bitmaps for --merge',
+    },
     { name: 'source-format', letters: 'F', argument: 'FMT', help: 'format of that image' },
     format,
     imageOpts,

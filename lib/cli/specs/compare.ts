@@ -7,7 +7,11 @@ export const spec = {
   summary: 'Tell whether two images show the same disk',
   operands: 'FILE1 FILE2',
   options: [
-    { ...format, name: 'a-format', help: 'format of the first image, qcow2 or raw (default: found by looking at it)' },
+    {
+      ...format,
+      name: 'a-format',
+      help: 'format of the first image, qcow2 or raw (default: found by looking at it)',
+    },
     { ...format, name: 'b-format', letters: 'F', help: 'the same for the second image' },
     { name: 'cache', letters: 'T', argument: 'CACHE', help: 'accepted for compatibility' },
     { name: 'strict', letters: 's', help: 'sizes and what is stored must be the same, too' },

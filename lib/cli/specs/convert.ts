@@ -1,5 +1,15 @@
 /** The options of `convert`. */
-import { backingFormat, denyReferences, forceShare, format, help, imageOpts, object, progress, quiet } from './shared.js';
+import {
+  backingFormat,
+  denyReferences,
+  forceShare,
+  format,
+  help,
+  imageOpts,
+  object,
+  progress,
+  quiet,
+} from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {

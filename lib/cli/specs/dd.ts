@@ -6,6 +6,9 @@ export const spec = {
   name: 'dd',
   summary: 'Copy a part of a disk, named as for dd(1)',
   operands: '[bs=SIZE] [count=N] [skip=N] if=FILE of=FILE',
+  notes: [
+    'bs is 512 unless given. As for qemu-img, count includes the blocks that are skipped: skip=5 count=10 copies five.',
+  ],
   options: [
     format,
     imageOpts,

@@ -1,5 +1,14 @@
 /** The options of `measure`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, output, snapshotChoice } from './shared.js';
+import {
+  denyReferences,
+  forceShare,
+  format,
+  help,
+  imageOpts,
+  object,
+  output,
+  snapshotChoice,
+} from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -16,7 +25,12 @@ export const spec = {
       argument: 'NAME=VALUE,...',
       help: 'options of the new image, as for create',
     },
-    { name: 'size', letters: 's', argument: 'SIZE', help: 'measure an empty disk of this size instead of a file' },
+    {
+      name: 'size',
+      letters: 's',
+      argument: 'SIZE',
+      help: 'measure an empty disk of this size instead of a file',
+    },
     snapshotChoice,
     output,
     forceShare,

@@ -7,6 +7,8 @@ export interface CommandSpec<Name extends string = string> {
   /** What follows the options. */
   operands: string;
   options: readonly OptionSpec<Name>[];
+  /** What else is to be known, a sentence or more each. */
+  notes?: readonly string[];
   examples: readonly string[];
 }
 
