@@ -3,6 +3,7 @@ import { open, openDisk, Qcow2 } from '../index.js';
 import type { Disk } from '../index.js';
 import type { ImageFormat, OpenOptions } from '../options.js';
 import type { Context } from './context.js';
+import { defined } from './defined.js';
 import { openFailure } from './error-text.js';
 import { Failure } from './failure.js';
 import { parseImageName } from './image-name.js';
@@ -75,9 +76,10 @@ export class ImageArguments {
   }
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
-  openOptions(name: ImageName, { data: _, ...opening }: Opening = {}): OpenOptions {
+  openOptions(name: ImageName, opening: Opening = {}): OpenOptions {
+    const { mode, backing, forRepair, lock } = opening;
     return {
-      ...opening,
+      ...defined({ mode, backing, forRepair, lock }),
       resolve: this.#denyReferences ? 'deny' : plainReferences(name.path),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),
       ...(name.keySecret === undefined ? {} : { secret: this.secrets.get(name.keySecret) }),

@@ -7,7 +7,8 @@ import { ImageArguments } from '../image-arguments.js';
 import { compare } from '../../index.js';
 import type { Difference, Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
-import { ProgressLine, withProgress } from '../progress.js';
+import { withProgress } from '../progress.js';
+import type { ProgressLine } from '../progress.js';
 import { wholeSectors } from '../sizes.js';
 import { spec } from '../specs/compare.js';
 
