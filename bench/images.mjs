@@ -1,59 +1,117 @@
-// Seeded disk images to measure with: the same bytes in every run and on every machine.
-import { closeSync, existsSync, ftruncateSync, openSync, writeSync } from 'node:fs';
+// The images that are measured with: each is made when first asked for, and kept for the next run.
+import { copyFileSync, existsSync, openSync, closeSync, readSync, renameSync, writeSync } from 'node:fs';
+import { join } from 'node:path';
+import { craftQcow2 } from './crafted-qcow2.mjs';
+import { run } from './process.mjs';
+import { random } from './random.mjs';
+import { mixedRaw, noiseBytes } from './raw-disk.mjs';
 
-/** Numbers from a seed (mulberry32). */
-function random(seed) {
-  let state = seed | 0;
-  return () => {
-    state = (state + 0x6d2b79f5) | 0;
-    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
-    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+const GiB = 2 ** 30;
+
+/** Bytes, scaled, in whole MiB. */
+const scaled = (bytes, scale) => Math.max(1, Math.round((bytes * scale) / 2 ** 20)) * 2 ** 20;
+
+const fromMixed =
+  (...options) =>
+  (path, { image }) =>
+    run(
+      'qemu-img',
+      'convert',
+      '-W',
+      '-m',
+      '16',
+      '-f',
+      'raw',
+      '-O',
+      'qcow2',
+      ...options,
+      image('mixed.raw'),
+      path,
+    );
+
+/** How each image is made: at `path`, from the size factor and other images. */
+const makers = {
+  'mixed.raw': (path, { scale }) => mixedRaw(path, scaled(8 * GiB, scale), scaled(2 * GiB, scale)),
+  'mixed.qcow2': fromMixed(),
+  'zlib.qcow2': fromMixed('-c'),
+  'zstd.qcow2': fromMixed('-c', '-o', 'compression_type=zstd'),
+  'metadata.qcow2': (path, { scale }) =>
+    craftQcow2(path, { size: scaled(1024 * GiB, scale), clusterSize: 65536 }),
+  'ordered.qcow2': (path, { scale }) =>
+    craftQcow2(path, { size: scaled(64 * GiB, scale), clusterSize: 65536, every: 2 }),
+  'shuffled.qcow2': (path, { scale }) =>
+    craftQcow2(path, { size: scaled(64 * GiB, scale), clusterSize: 65536, every: 2, shuffleSeed: 2 }),
+  'shuffled-4k.qcow2': (path, { scale }) => {
+    const noise = noiseBytes(random(3), 2 ** 20);
+    craftQcow2(path, {
+      size: scaled(4 * GiB, scale),
+      clusterSize: 4096,
+      every: 2,
+      shuffleSeed: 4,
+      fill: (cluster, guest) => {
+        const from = (guest * 512) % (noise.length - cluster.length);
+        noise.copy(cluster, 0, from, from + cluster.length);
+      },
+    });
+  },
+  'snapshots.qcow2': (path, { scale }) => {
+    craftQcow2(path, { size: scaled(16 * GiB, scale), clusterSize: 65536, every: 2 });
+    const count = Math.max(10, Math.round(1000 * scale));
+    for (let index = 0; index < count; index += 1) run('qemu-img', 'snapshot', '-c', `s${index}`, path);
+  },
+  'broken.qcow2': (path, { image }) => {
+    copyFileSync(image('ordered.qcow2'), path);
+    damageRefcounts(path);
+  },
+  'chain-0.qcow2': (path, { scale }) => {
+    const raw = `${path}.raw`;
+    mixedRaw(raw, scaled(1 * GiB, scale), scaled(GiB / 4, scale));
+    run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', raw, path);
+    run('rm', raw);
+  },
+  'chain-1.qcow2': overlay(0),
+  'chain-2.qcow2': overlay(1),
+  'chain-3.qcow2': overlay(2),
+  'chain-4.qcow2': overlay(3),
+};
+
+/** An overlay with some of everything of its own. */
+function overlay(below) {
+  return (path, { scale, image }) => {
+    const size = scaled(1 * GiB, scale);
+    const next = random(10 + below);
+    run('qemu-img', 'create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', image(`chain-${below}.qcow2`), path);
+    const writes = Array.from({ length: 200 }, (_, index) => {
+      const length = 4096 * 2 ** Math.floor(next() * 7);
+      const at = Math.floor((next() * (size - length)) / 4096) * 4096;
+      return ['-c', `write -q -P ${1 + ((index * 7 + below) % 255)} ${at} ${length}`];
+    });
+    run('qemu-io', '-f', 'qcow2', ...writes.flat(), path);
   };
 }
 
-/**
- * A raw disk of `size` bytes with about `fill` bytes written in extents of 4 KiB to 4 MiB: text, machine-code-like records,
- * noise and zeros.
- */
-export function mixedRaw(path, size, fill) {
-  if (existsSync(path)) return;
-  const next = random(1);
-  const poolBytes = 8 * 2 ** 20;
-  const noise = Buffer.alloc(poolBytes);
-  for (let at = 0; at < poolBytes; at += 4) noise.writeUInt32LE(Math.floor(next() * 2 ** 32), at);
-  const text = words(next, poolBytes);
-  const records = Buffer.alloc(poolBytes);
-  for (let at = 0; at < poolBytes; at += 16) {
-    records.writeUInt32LE(at, at);
-    records.writeUInt16LE(Math.floor(next() * 2 ** 16), at + 4);
-    records.writeUInt32LE(Math.floor(next() * 300), at + 8);
-  }
-  const zeros = Buffer.alloc(4 * 2 ** 20);
-  const fd = openSync(path, 'w');
-  ftruncateSync(fd, size);
-  for (let written = 0; written < fill;) {
-    const length = 4096 * 2 ** Math.floor(next() * 11);
-    const position = Math.floor((next() * (size - length)) / 4096) * 4096;
-    const kind = next();
-    const pool = kind < 0.3 ? text : kind < 0.5 ? records : kind < 0.9 ? noise : zeros;
-    const from = Math.floor((next() * (pool.length - length)) / 512) * 512;
-    writeSync(fd, pool, from, length, position);
-    written += length;
+/** Sets some refcounts to 0 and others to 2, in the first refcount block. */
+function damageRefcounts(path) {
+  const fd = openSync(path, 'r+');
+  const table = Buffer.alloc(8);
+  readSync(fd, table, 0, 8, 48);
+  readSync(fd, table, 0, 8, Number(table.readBigUInt64BE()));
+  const block = Number(table.readBigUInt64BE());
+  for (let index = 200; index < 1200; index += 10) {
+    writeSync(fd, Buffer.of(0, index % 20 === 0 ? 0 : 2), 0, 2, block + index * 2);
   }
   closeSync(fd);
 }
 
-function words(next, length) {
-  const letters = 'etaoinshrdlucmfwypvbgkjqxz';
-  const vocabulary = Array.from({ length: 4000 }, () =>
-    Array.from({ length: 2 + Math.floor(next() * 8) }, () => letters[Math.floor(next() ** 2 * 26)]).join(''),
-  );
-  const parts = [];
-  for (let bytes = 0; bytes < length;) {
-    const word = vocabulary[Math.floor(next() ** 2 * vocabulary.length)];
-    parts.push(word);
-    bytes += word.length + 1;
-  }
-  return Buffer.from(parts.join(' ')).subarray(0, length);
+/** A folder of images at a size factor; asking for one makes it where it is missing. */
+export function imageFolder(folder, scale) {
+  const image = (name) => {
+    const path = join(folder, name);
+    if (existsSync(path)) return path;
+    const unfinished = `${path}.unfinished`;
+    makers[name](unfinished, { scale, image });
+    renameSync(unfinished, path);
+    return path;
+  };
+  return image;
 }

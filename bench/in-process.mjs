@@ -1,0 +1,165 @@
+// The library inside a process: random requests beside `qemu-img bench`, the native loops, and how cost grows with size.
+import { copyFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { craftQcow2 } from './crafted-qcow2.mjs';
+import { run } from './process.mjs';
+import { random } from './random.mjs';
+import { native } from '../dist/native.js';
+import { open } from '../dist/index.js';
+
+const GiB = 2 ** 30;
+
+/**
+ * @returns {Promise<{ name: string, unit: string, values: Record<string, number> }[]>} figures, the more the better or the
+ *   less as the unit says
+ */
+export async function measureInProcess(image, folder, { scale, rounds }) {
+  const seconds = rounds === 1 ? 0.1 : 1;
+  return [
+    ...(await requests(image('mixed.qcow2'), join(folder, 'work.qcow2'), seconds)),
+    ...loops(seconds),
+    ...(await growth(folder, scale, seconds)),
+  ];
+}
+
+/** Random reads and writes of clusters that are there. */
+async function requests(path, work, seconds) {
+  copyFileSync(path, work);
+  const figures = [];
+  for (const write of [false, true]) {
+    for (const length of [4096, 65536]) {
+      for (const depth of [1, 8, 64]) {
+        figures.push({
+          name: `random ${write ? 'writes' : 'reads'} of ${length / 1024} KiB, depth ${depth}`,
+          unit: 'requests/s',
+          values: {
+            ours: Math.round(await ourRate(work, { write, length, depth, seconds })),
+            ...qemuRates(work, { write, length, depth, seconds }),
+          },
+        });
+      }
+    }
+  }
+  rmSync(work);
+  return figures;
+}
+
+async function ourRate(path, { write, length, depth, seconds }) {
+  const disk = await open(path, { mode: write ? 'r+' : 'r' });
+  try {
+    const places = await dataPlaces(disk, length);
+    const next = random(7);
+    const end = performance.now() + seconds * 1000;
+    let count = 0;
+    const start = performance.now();
+    const runOne = async () => {
+      const buffer = Buffer.alloc(length, 1);
+      while (performance.now() < end) {
+        const at = places[Math.floor(next() * places.length)];
+        await (write ? disk.write(buffer, at) : disk.read(buffer, at));
+        count += 1;
+      }
+    };
+    await Promise.all(Array.from({ length: depth }, runOne));
+    return count / ((performance.now() - start) / 1000);
+  } finally {
+    await disk.close();
+  }
+}
+
+async function dataPlaces(disk, length) {
+  const places = [];
+  for await (const extent of disk.extents()) {
+    if (extent.type !== 'data') continue;
+    for (let at = 0; at + length <= extent.length; at += 65536) places.push(extent.start + at);
+  }
+  return places;
+}
+
+/** `qemu-img bench` steps through the disk: with a step of more than a cluster its requests are far apart, too. */
+function qemuRates(path, { write, length, depth, seconds }) {
+  const rates = {};
+  const count = Math.max(100, Math.round(20000 * seconds));
+  for (const [name, options] of [
+    ['qemu-img threads', []],
+    ['qemu-img io_uring', ['-i', 'io_uring']],
+    ['qemu-img native', ['-i', 'native', '-n']],
+  ]) {
+    const args = ['-c', count, '-d', depth, '-s', length, '-S', 17 * 65536, '-f', 'qcow2', ...options];
+    try {
+      const said = run('qemu-img', 'bench', ...(write ? ['-w'] : []), ...args.map(String), path);
+      rates[name] = Math.round(count / Number(/completed in ([\d.]+) seconds/.exec(said)?.[1]));
+    } catch {
+      // This qemu-img, kernel or file system does not have it.
+    }
+  }
+  return rates;
+}
+
+/** Native loops over memory, beside copying it. */
+function loops(seconds) {
+  const bytes = new Uint8Array(64 * 2 ** 20);
+  const copy = new Uint8Array(bytes.length);
+  const ends = new Float64Array(4096);
+  const table = Buffer.alloc(65536);
+  for (let i = 0; i < 8192; i += 1) {
+    table.writeBigUInt64BE((1n << 63n) + BigInt((((i * 7) % 8192) + 1) * 65536), i * 8);
+  }
+  const runs = new Float64Array(4 * 8192);
+  const counts = new native.ReferenceCounts(32768, 16, 2 ** 24);
+  counts.add(0, 32768 * 65536, 1);
+  const block = Buffer.alloc(65536);
+  for (let i = 0; i < 32768; i += 1) block.writeUInt16BE(1, i * 2);
+  const mismatches = new Float64Array(4096);
+  const measured = {
+    'memory copy': [bytes.length, () => copy.set(bytes)],
+    'zero scan': [bytes.length, () => native.zeroRuns(bytes, 65536, ends)],
+    'L2 look-ups, shuffled': [table.length, () => native.mapL2(table, 2, 16, 0, 8192, runs)],
+    'refcount comparison': [block.length, () => counts.compareBlock(block, 4, 0, 0, mismatches)],
+  };
+  return Object.entries(measured).map(([name, [size, work]]) => {
+    const end = performance.now() + seconds * 1000;
+    const start = performance.now();
+    let done = 0;
+    do {
+      work();
+      done += size;
+    } while (performance.now() < end);
+    return {
+      name,
+      unit: 'GB/s',
+      values: { ours: Number((done / (performance.now() - start) / 1e6).toFixed(2)) },
+    };
+  });
+}
+
+/** Images with all of their metadata, each four times as large as the one before. */
+async function growth(folder, scale, seconds) {
+  const figures = { open: {}, 'random 4 KiB read': {}, 'check, per TiB': {} };
+  const path = join(folder, 'grown.qcow2');
+  for (let size = 16 * GiB; size <= 4096 * GiB * scale; size *= 4) {
+    craftQcow2(path, { size, clusterSize: 65536 });
+    const label = `${size / GiB} GiB`;
+    const begin = performance.now();
+    const disk = await open(path);
+    figures.open[label] = Number((performance.now() - begin).toFixed(2));
+    const buffer = Buffer.alloc(4096);
+    const next = random(8);
+    const end = performance.now() + seconds * 1000;
+    const start = performance.now();
+    let count = 0;
+    while (performance.now() < end) {
+      await disk.read(buffer, Math.floor((next() * size) / 4096) * 4096);
+      count += 1;
+    }
+    figures['random 4 KiB read'][label] = Number(((performance.now() - start) / count).toFixed(4));
+    const checked = performance.now();
+    await disk.check();
+    figures['check, per TiB'][label] = Number(
+      (((performance.now() - checked) * 1024 * GiB) / size).toFixed(1),
+    );
+    await disk.close();
+  }
+  rmSync(path, { force: true });
+  return Object.entries(figures).map(([name, values]) => ({ name, unit: 'ms', values }));
+}

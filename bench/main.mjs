@@ -1,0 +1,134 @@
+// Operations as whole processes beside qemu-img and others, in turn; see README.md.
+import { spawnSync } from 'node:child_process';
+import { mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { cpus, release, tmpdir, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { ratio, ratios, seconds, summary } from './figures.mjs';
+import { imageFolder } from './images.mjs';
+import { operations } from './operations.mjs';
+import { page } from './page.mjs';
+import { has, run, timed } from './process.mjs';
+import { measureInProcess } from './in-process.mjs';
+
+const tmpfs = '/dev/shm';
+const tmpfsMagic = 0x01021994;
+
+const { values } = parseArgs({
+  options: {
+    dir: { type: 'string', multiple: true },
+    scale: { type: 'string', default: '0.25' },
+    rounds: { type: 'string', default: '5' },
+    only: { type: 'string', multiple: true, default: [''] },
+    quick: { type: 'boolean', default: false },
+    json: { type: 'string' },
+    page: { type: 'string' },
+  },
+});
+const scale = values.quick ? 1 / 256 : Number(values.scale);
+const rounds = values.quick ? 1 : Number(values.rounds);
+const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const folders = values.dir ?? (values.quick ? [tmpdir()] : [tmpdir(), ...tmpfsFolder()]);
+const chosen = (name) => values.only.some((text) => name.includes(text));
+
+const results = {
+  date: new Date().toISOString(),
+  machine: machine(),
+  scale,
+  rounds,
+  operations: [],
+  inProcess: [],
+};
+console.log(
+  Object.entries(results.machine)
+    .map(([what, value]) => `${what}: ${value}`)
+    .join('\n'),
+);
+console.log(`size factor ${scale}, ${rounds} rounds`);
+for (const parent of folders) {
+  const folder = join(parent, `qcow2-bench-${scale}`);
+  mkdirSync(folder, { recursive: true });
+  const where = statfsSync(folder).type === tmpfsMagic ? 'tmpfs' : 'disk';
+  for (const operation of operations.filter(({ name }) => chosen(name))) {
+    if (!hasCommand(operation.command)) {
+      console.log(`\n${operation.name}: left out, the command line has no ${operation.command}`);
+      continue;
+    }
+    const result = { where, ...(await measure(operation, folder)) };
+    results.operations.push(result);
+    print(result);
+  }
+  if (chosen('in process') && where === 'disk') {
+    results.inProcess = await measureInProcess(imageFolder(folder, scale), folder, { scale, rounds });
+    for (const { name, unit, values: measured } of results.inProcess) {
+      console.log(
+        `${name}: ${Object.entries(measured)
+          .map(([key, value]) => `${key} ${value}`)
+          .join(', ')} ${unit}`,
+      );
+    }
+  }
+}
+if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(results, null, 2)}\n`);
+if (values.page !== undefined) writeFileSync(values.page, page(results));
+
+function hasCommand(command) {
+  return spawnSync(process.execPath, [cli, command, '--help']).status === 0;
+}
+
+function tmpfsFolder() {
+  try {
+    return statfsSync(tmpfs).type === tmpfsMagic ? [tmpfs] : [];
+  } catch {
+    return [];
+  }
+}
+
+function machine() {
+  const [cpu] = cpus();
+  return {
+    processor: `${cpus().length} x ${cpu?.model ?? 'unknown'}`,
+    memory: `${(totalmem() / 2 ** 30).toFixed(0)} GiB`,
+    kernel: release(),
+    node: process.version,
+    'qemu-img': run('qemu-img', '--version').split('\n')[0].replace('qemu-img version ', ''),
+  };
+}
+
+/** All programs in turn, round by round, each from the same start; the first round's results of ours are checked. */
+async function measure(operation, folder) {
+  const { name, target, images, changes = false, exitCode = 0 } = operation;
+  const image = imageFolder(folder, scale);
+  const size = `${Math.max(64, Math.round(2 ** 20 * scale))}M`;
+  const paths = { image, out: join(folder, 'out'), work: join(folder, 'work.qcow2'), size };
+  for (const needed of images) image(needed);
+  const commands = { ours: [process.execPath, cli, ...operation.ours(paths)], ...operation.theirs(paths) };
+  const programs = Object.entries(commands).filter(([, [program]]) => has(program));
+  const runs = Object.fromEntries(programs.map(([program]) => [program, []]));
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [program, command] of programs) {
+      rmSync(paths.out, { force: true });
+      if (changes) run('cp', '--sparse=always', '--reflink=auto', image(images[0]), paths.work);
+      runs[program].push(await timed(command, [exitCode]));
+      if (program === 'ours' && round === 0) operation.check?.(paths, cli);
+    }
+  }
+  for (const left of [paths.out, paths.work]) rmSync(left, { force: true });
+  return { name, target, runs, ratio: summary(ratios(runs)) };
+}
+
+function print({ name, where, target, runs, ratio: reached }) {
+  console.log(`\n${name} (${where})`);
+  for (const [program, all] of Object.entries(runs)) {
+    const { median, min } = summary(all.map((one) => one.seconds));
+    const peak = Math.max(...all.map((one) => one.mebibytes ?? 0));
+    console.log(
+      `  ${program.padEnd(20)} median ${seconds(median).padStart(7)} s  best ${seconds(min).padStart(7)} s  ` +
+        `${peak.toFixed(0).padStart(4)} MiB`,
+    );
+  }
+  console.log(
+    `  ours / best stock: ${ratio(reached.median)} (${ratio(reached.min)} to ${ratio(reached.max)}), aim ${target}`,
+  );
+}
