@@ -188,18 +188,23 @@ export class Snapshots {
    * @param idOrName an id, or a name that is no id
    */
   open(idOrName: string): Promise<Disk> {
+    return this.openFor(idOrName, () => Promise.resolve());
+  }
+
+  /** @internal The same, with something to be done when the disk was closed. */
+  openFor(idOrName: string, closed: () => Promise<void>): Promise<Disk> {
     return this.#access.still(async () => {
       // Nothing deletes the snapshot before the disk is known to be open.
       const unlock = await this.#guest.locks.shared(0, Infinity);
       try {
-        return await this.#openLocked(idOrName);
+        return await this.#openLocked(idOrName, closed);
       } finally {
         unlock();
       }
     });
   }
 
-  async #openLocked(idOrName: string): Promise<Disk> {
+  async #openLocked(idOrName: string, closed: () => Promise<void>): Promise<Disk> {
     const { image } = this.#guest;
     const entry = find(await readSnapshotTable(image), idOrName);
     await assertSound(image, entry);
@@ -219,7 +224,7 @@ export class Snapshots {
     });
     const disk = this.#access.view(view, () => {
       this.#open.delete(disk);
-      return Promise.resolve();
+      return closed();
     });
     this.#open.set(disk, entry.id);
     return disk;

@@ -1,7 +1,7 @@
 /** A chain given layer by layer reads as the chain that qemu-img sees when the headers say the same. */
 import { describe, expect, it } from 'vitest';
 import { MemoryStorage, compare, convert, create, openChain, type Disk } from '../../lib/index.js';
-import { expectCleanByQemu, qemuContent, qemuImg } from '../support/oracle.js';
+import { expectCleanByQemu, qemuContent, qemuImg, qemuIo } from '../support/oracle.js';
 import { makeChain, type ChainFile } from '../support/random-chain.js';
 import { useTempDir } from '../support/temp-dir.js';
 
@@ -80,6 +80,47 @@ describe('openChain', () => {
     const expected = Buffer.alloc(size).fill(1, 0, 4096).fill(2, 65536, 69632);
     expect((await contentOf(disk)).equals(expected)).toBe(true);
     await disk.close();
+  });
+
+  it('takes snapshots in the place of their images', async () => {
+    const files: ChainFile[] = [
+      { format: 'qcow2', size: 2 * MiB },
+      { format: 'qcow2', size: 2 * MiB, options: 'cluster_size=4k' },
+    ];
+    const [base = '', top = ''] = await makeChain(path, 'x', files, 5);
+    for (const file of [base, top]) await qemuImg(['snapshot', '-c', 'then', file]);
+    const before = await qemuContent(top);
+    await qemuIo(base, ['write -P 9 0 2M']);
+    await qemuIo(top, ['write -P 8 512k 1M']);
+    await qemuImg(['resize', '-q', '--shrink', top, '1M']);
+    const disk = await openChain([
+      { source: base, snapshot: 'then' },
+      { source: top, snapshot: '1' },
+    ]);
+    expect(disk.size).toBe(2 * MiB);
+    expect((await contentOf(disk)).equals(before)).toBe(true);
+    await convert(disk, path('flat'), { targetFormat: 'qcow2' });
+    await disk.close();
+    expect((await qemuContent(path('flat'))).equals(before)).toBe(true);
+    // The present base under the old top.
+    const mixed = await openChain([base, { source: top, snapshot: 'then' }]);
+    const head = Buffer.alloc(512);
+    const own: number[] = [];
+    for await (const { start, type } of mixed.extents({ layers: 'self' })) {
+      if (type === 'unallocated') own.push(start);
+    }
+    await mixed.read(head, own[0] ?? 0);
+    expect(head.equals(Buffer.alloc(512, 9))).toBe(true);
+    await mixed.close();
+    const refused = (code: string): Error => expect.objectContaining({ code }) as Error;
+    await expect(openChain([base, { source: top, snapshot: 'never' }])).rejects.toThrow(
+      refused('ERR_QCOW2_NOT_FOUND'),
+    );
+    await expect(openChain([{ source: base, format: 'raw', snapshot: 'then' }, top])).rejects.toThrow(
+      refused('ERR_QCOW2_CONFLICT'),
+    );
+    // Nothing holds a lock any more.
+    for (const file of [base, top]) await qemuImg(['snapshot', '-d', 'then', file]);
   });
 
   it('refuses a chain that cannot be, and lets its files go', async () => {

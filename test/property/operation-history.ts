@@ -1,0 +1,531 @@
+/**
+ * A random history of everything that can be done to an image and to what it stands on, by this package and by QEMU in
+ * turns, beside models of plain bytes and bits.
+ */
+import { copyFile } from 'node:fs/promises';
+import { expect } from 'vitest';
+import {
+  create,
+  open,
+  type CreateOptions,
+  type Disk,
+  type OpenOptions,
+  type Qcow2,
+} from '../../lib/index.js';
+import { PlainBitmap } from '../support/bitmap-oracle.js';
+import { qemuImg, qemuIo } from '../support/oracle.js';
+import { pattern, type Random } from '../support/pattern.js';
+import { PlainDisk } from '../support/plain-disk.js';
+import { contentFor } from '../support/random-changes.js';
+import { judgeByQemu } from './operation-judge.js';
+
+export const secret = 'open sesame';
+
+export interface HistoryKind {
+  readonly name: string;
+  readonly options: CreateOptions;
+  /** Sectors that the disk may have. */
+  readonly sectors: readonly [min: number, max: number];
+  /** Whether it begins on a backing file, and whether it may get one. */
+  readonly chain: 'none' | 'possible' | 'start';
+}
+
+/** A file to stand on. */
+export interface BaseFile {
+  readonly name: string;
+  readonly format: 'raw' | 'qcow2';
+  readonly model: PlainDisk;
+}
+
+export interface ModelBitmap {
+  readonly model: PlainBitmap;
+  enabled: boolean;
+}
+
+/** What the image must be. */
+export interface ImageModel {
+  readonly path: string;
+  readonly kind: HistoryKind;
+  disk: PlainDisk;
+  backing: BaseFile | null;
+  /** Null for content that a commit or rebase has changed under the snapshot: what QEMU reads is right then. */
+  readonly snapshots: Map<string, PlainDisk | null>;
+  readonly bitmaps: Map<string, ModelBitmap>;
+  version: 2 | 3;
+  refcountBits: number;
+}
+
+const sideRange = { start: 3 * 4096, length: 5 * 4096 };
+
+export class History {
+  readonly told: string[] = [];
+  readonly image: ImageModel;
+  readonly #random: Random;
+  readonly #path: (name: string) => string;
+  readonly #bases: BaseFile[] = [];
+  readonly #side: Qcow2;
+  #disk: Qcow2;
+  #names = 0;
+
+  private constructor(
+    random: Random,
+    path: (name: string) => string,
+    image: ImageModel,
+    disk: Qcow2,
+    side: Qcow2,
+  ) {
+    this.#random = random;
+    this.#path = path;
+    this.image = image;
+    this.#disk = disk;
+    this.#side = side;
+  }
+
+  static async begin(kind: HistoryKind, random: Random, path: (name: string) => string): Promise<History> {
+    const size = 512 * random.between(...kind.sectors);
+    const dataFile = kind.options.dataFile && { ...kind.options.dataFile, name: path('data') };
+    const options = { ...kind.options, ...(dataFile && { dataFile }) };
+    const disk = await create(path('disk.qcow2'), size, options);
+    const side = await create(path('side.qcow2'), size, { clusterSize: 4096 });
+    await side.bitmaps.create({ name: 'side', granularity: 4096 });
+    await side.write(pattern(1, sideRange.length), sideRange.start);
+    const image: ImageModel = {
+      path: path('disk.qcow2'),
+      kind,
+      disk: new PlainDisk(size),
+      backing: null,
+      snapshots: new Map(),
+      bitmaps: new Map(),
+      version: options.version ?? 3,
+      refcountBits: options.refcountBits ?? 16,
+    };
+    const history = new History(random, path, image, disk, side);
+    if (kind.chain !== 'none') await history.#makeBases(size);
+    if (kind.chain === 'start') await history.#startOnBase();
+    return history;
+  }
+
+  async step(): Promise<void> {
+    const random = this.#random;
+    const kind = random.below(24);
+    const work =
+      kind < 7
+        ? this.#write()
+        : kind < 9
+          ? this.#resize()
+          : kind < 11
+            ? this.#reopen()
+            : kind < 13
+              ? this.#makeSnapshot()
+              : kind === 13
+                ? this.#applySnapshot()
+                : kind === 14
+                  ? this.#deleteSnapshot()
+                  : kind < 19
+                    ? this.#changeBitmaps()
+                    : kind < 21
+                      ? this.#amend()
+                      : kind === 21
+                        ? this.#commit()
+                        : this.#rebase();
+    this.told.push(await work);
+  }
+
+  /** Compares what this package reads with the models. */
+  async judge(): Promise<void> {
+    const { disk, snapshots, bitmaps } = this.image;
+    expect(this.#disk.size).toBe(disk.size);
+    expect(await differenceOf(disk, this.#disk), 'the disk').toBe(null);
+    for (const [name, model] of snapshots) {
+      const view = await this.#disk.snapshots.open(name);
+      if (model !== null) {
+        expect(view.size).toBe(model.size);
+        expect(await differenceOf(model, view), `snapshot ${name}`).toBe(null);
+      }
+      await view.close();
+    }
+    for (const [name, { model, enabled }] of bitmaps) {
+      const found: { start: number; length: number }[] = [];
+      for await (const extent of this.#disk.bitmaps.extents(name)) found.push(extent);
+      expect(found, `bitmap ${name}`).toEqual(model.ranges());
+      expect((await this.#disk.bitmaps.list()).find((one) => one.name === name)).toMatchObject({
+        enabled,
+        consistent: true,
+      });
+    }
+  }
+
+  async end(): Promise<void> {
+    await this.#disk.close();
+    await this.#side.close();
+    await judgeByQemu(this.image);
+    for (const base of this.#bases) await judgeByQemu(asImage(base, this.#path(base.name)), base.format);
+  }
+
+  get #features(): { dataFile: boolean; encrypted: boolean } {
+    const { dataFile, encryption } = this.image.kind.options;
+    return { dataFile: dataFile !== undefined, encrypted: encryption !== undefined };
+  }
+
+  get #openOptions(): OpenOptions {
+    return { mode: 'r+', resolve: 'same-directory', ...(this.#features.encrypted ? { secret } : {}) };
+  }
+
+  /** Runs a change that must fail with one of these codes. */
+  async #refused(run: () => Promise<unknown>, ...codes: string[]): Promise<void> {
+    await expect(run()).rejects.toSatisfy((error: { code?: string }) => codes.includes(error.code ?? ''));
+  }
+
+  /** Runs a change that narrow refcounts may refuse; false when they did. */
+  async #unlessNarrow(run: () => Promise<unknown>): Promise<boolean> {
+    try {
+      await run();
+      return true;
+    } catch (error) {
+      if (this.image.refcountBits >= 16) throw error;
+      expect(error).toMatchObject({ code: 'ERR_QCOW2_LIMIT' });
+      return false;
+    }
+  }
+
+  #mark(start: number, length: number): void {
+    for (const { model, enabled } of this.image.bitmaps.values()) if (enabled) model.set(start, length);
+  }
+
+  async #makeBases(size: number): Promise<void> {
+    for (const [name, format, share] of [
+      ['one', 'qcow2', 1],
+      ['two', 'raw', 0.7],
+      ['three', 'qcow2', 1.3],
+    ] as const) {
+      const base: BaseFile = { name, format, model: new PlainDisk(512 * Math.floor((size * share) / 512)) };
+      const file = this.#path(name);
+      const options = name === 'three' ? ['-o', 'cluster_size=4k'] : [];
+      await qemuImg(['create', '-q', '-f', format, ...options, file, String(base.model.size)]);
+      await this.#writeByQemu(file, base.model, format, () => undefined);
+      this.#bases.push(base);
+    }
+  }
+
+  /** Puts the new disk on a backing file whose content shows through at once. */
+  async #startOnBase(): Promise<void> {
+    const base = this.#random.pick(this.#bases as [BaseFile, ...BaseFile[]]);
+    await this.#disk.rebase({ name: base.name, format: base.format }, { mode: 'unsafe' });
+    await this.#disk.close();
+    this.#disk = await open(this.image.path, this.#openOptions);
+    const shown = Math.min(base.model.size, this.image.disk.size);
+    this.image.disk.write(base.model.read(0, shown), 0);
+    this.image.backing = base;
+  }
+
+  #place(): { start: number; length: number } {
+    const { size } = this.image.disk;
+    const length = Math.min(size, this.#random.between(1, 120) * 512);
+    return { start: this.#random.below((size - length) / 512 + 1) * 512, length };
+  }
+
+  async #write(): Promise<string> {
+    const { disk: model, kind } = this.image;
+    const { start, length } = this.#place();
+    const choice = this.#random.below(5);
+    if (choice === 0 || choice === 1) {
+      await (choice === 0 ? this.#disk.writeZeroes(start, length) : this.#disk.discard(start, length));
+      model.zero(start, length);
+    } else if (choice === 2 && !this.#features.dataFile && !this.#features.encrypted) {
+      const cluster = kind.options.clusterSize ?? 65536;
+      const first = start - (start % cluster);
+      const data = contentFor(this.#random.below(1000), Math.min(cluster, model.size - first));
+      await this.#disk.write(data, first, { compress: true });
+      model.write(data, first);
+      this.#mark(first, data.length);
+      return `compress ${first}`;
+    } else {
+      const data = pattern(this.#random.next(), length);
+      await this.#disk.write(data, start);
+      model.write(data, start);
+    }
+    this.#mark(start, length);
+    return `write ${choice} ${start}+${length}`;
+  }
+
+  async #resize(): Promise<string> {
+    const size = 512 * this.#random.between(...this.image.kind.sectors);
+    if (this.image.version === 2 && this.image.snapshots.size > 0 && size !== this.image.disk.size) {
+      await this.#refused(() => this.#disk.resize(size, { shrink: true }), 'ERR_QCOW2_CONFLICT');
+      return 'resize refused';
+    }
+    await this.#disk.resize(size, { shrink: true });
+    this.#resized(size);
+    return `resize ${size}`;
+  }
+
+  #resized(size: number): void {
+    this.image.disk.resize(size);
+    for (const { model } of this.image.bitmaps.values()) model.resize(size);
+  }
+
+  async #reopen(): Promise<string> {
+    await this.#disk.close();
+    await judgeByQemu(this.image);
+    const done = this.#random.chance(0.6) && !this.#features.encrypted ? await this.#byQemu() : 'nothing';
+    this.#disk = await open(this.image.path, this.#openOptions);
+    return `reopen (qemu: ${done})`;
+  }
+
+  /** Lets QEMU change the closed image. */
+  async #byQemu(): Promise<string> {
+    const { path, disk, snapshots, bitmaps, version, backing } = this.image;
+    const [firstBitmap] = [...bitmaps];
+    const known = [...snapshots].filter(([, model]) => model !== null);
+    const choice = this.#random.below(6);
+    if (choice === 0 && !this.#features.dataFile && snapshots.size < 5 && this.image.refcountBits >= 16) {
+      const name = `q${(this.#names += 1)}`;
+      await qemuImg(['snapshot', '-c', name, path]);
+      snapshots.set(name, disk.clone());
+      return `snapshot ${name}`;
+    }
+    if (choice === 1 && version === 3) {
+      const name = `q${(this.#names += 1)}`;
+      const granularity = 2 ** this.#random.between(9, 16);
+      await qemuImg(['bitmap', '--add', '-g', String(granularity), path, name]);
+      const model = new PlainBitmap(disk.size, granularity);
+      // It merges what this package has recorded into its own.
+      for (const [other, { model: from }] of bitmaps) {
+        await qemuImg(['bitmap', '--merge', other, path, name]);
+        for (const { start, length } of from.ranges()) model.set(start, length);
+      }
+      bitmaps.set(name, { model, enabled: true });
+      return `bitmap ${name}`;
+    }
+    if (choice === 2 && known.length > 0 && bitmaps.size === 0 && this.image.refcountBits >= 16) {
+      const [name, model] = this.#random.pick(known as [(typeof known)[0], ...typeof known]);
+      await qemuImg(['snapshot', '-a', name, path]);
+      this.image.disk = model?.clone() ?? disk;
+      return `apply ${name}`;
+    }
+    if (choice === 3 && firstBitmap !== undefined) {
+      await qemuImg(['bitmap', '--clear', path, firstBitmap[0]]);
+      firstBitmap[1].model.clear();
+      return `clear ${firstBitmap[0]}`;
+    }
+    if (choice === 4 && backing === null && snapshots.size > 0) {
+      const [name = ''] = [...snapshots.keys()];
+      await qemuImg(['snapshot', '-d', name, path]);
+      snapshots.delete(name);
+      return `delete ${name}`;
+    }
+    await this.#writeByQemu(path, disk, 'qcow2', (start, length) => this.#mark(start, length));
+    return 'writes';
+  }
+
+  async #writeByQemu(
+    file: string,
+    model: PlainDisk,
+    format: string,
+    note: (start: number, length: number) => void,
+  ): Promise<void> {
+    const commands: string[] = [];
+    for (let i = 0; i < 4; i += 1) {
+      const length = Math.min(model.size, this.#random.between(1, 100) * 512);
+      const start = this.#random.below((model.size - length) / 512 + 1) * 512;
+      const value = this.#random.below(4) * 60;
+      commands.push(value === 0 ? `write -z ${start} ${length}` : `write -P ${value} ${start} ${length}`);
+      model.write(Buffer.alloc(length, value), start);
+      note(start, length);
+    }
+    await qemuIo(file, commands, { format });
+  }
+
+  async #makeSnapshot(): Promise<string> {
+    const { snapshots, disk } = this.image;
+    if (this.#features.dataFile) {
+      await this.#refused(() => this.#disk.snapshots.create({ name: 's' }), 'ERR_QCOW2_CONFLICT');
+      return 'snapshot refused';
+    }
+    if (snapshots.size >= 5) return this.#deleteSnapshot();
+    const name = `s${(this.#names += 1)}`;
+    if (await this.#unlessNarrow(() => this.#disk.snapshots.create({ name }))) {
+      snapshots.set(name, disk.clone());
+    }
+    return `snapshot ${name}`;
+  }
+
+  async #applySnapshot(): Promise<string> {
+    const { snapshots, bitmaps } = this.image;
+    const known = [...snapshots].filter(([, model]) => model !== null);
+    if (known.length === 0) {
+      await this.#refused(
+        () => this.#disk.snapshots.apply('none'),
+        'ERR_QCOW2_NOT_FOUND',
+        'ERR_QCOW2_CONFLICT',
+      );
+      return 'nothing to apply';
+    }
+    const [name, model] = this.#random.pick(known as [(typeof known)[0], ...typeof known]);
+    if (bitmaps.size > 0) {
+      await this.#refused(() => this.#disk.snapshots.apply(name), 'ERR_QCOW2_CONFLICT');
+      for (const bitmap of bitmaps.keys()) await this.#disk.bitmaps.remove(bitmap);
+      bitmaps.clear();
+    }
+    if (await this.#unlessNarrow(() => this.#disk.snapshots.apply(name))) {
+      this.image.disk = model?.clone() ?? this.image.disk;
+    }
+    return `apply ${name}`;
+  }
+
+  async #deleteSnapshot(): Promise<string> {
+    const names = [...this.image.snapshots.keys()];
+    const name = names[this.#random.below(names.length)];
+    if (name === undefined) return 'nothing to delete';
+    await this.#disk.snapshots.delete(name);
+    this.image.snapshots.delete(name);
+    return `delete ${name}`;
+  }
+
+  async #changeBitmaps(): Promise<string> {
+    const { bitmaps, disk, version } = this.image;
+    const names = [...bitmaps.keys()];
+    const name = names[this.#random.below(names.length)];
+    const found = bitmaps.get(name ?? '');
+    const kind = this.#random.below(8);
+    if (name === undefined || found === undefined || (kind === 0 && names.length < 5)) {
+      const made = `b${(this.#names += 1)}`;
+      const granularity = 2 ** this.#random.between(9, 17);
+      const enabled = this.#random.chance(0.8);
+      const make = (): Promise<void> =>
+        this.#disk.bitmaps.create({ name: made, granularity, disabled: !enabled });
+      if (version === 2) {
+        await this.#refused(make, 'ERR_QCOW2_CONFLICT');
+        return 'bitmap refused';
+      }
+      await make();
+      bitmaps.set(made, { model: new PlainBitmap(disk.size, granularity), enabled });
+      return `bitmap ${made}`;
+    }
+    if (kind <= 1) {
+      await this.#disk.bitmaps.remove(name);
+      bitmaps.delete(name);
+    } else if (kind === 2) {
+      await this.#disk.bitmaps.clear(name);
+      found.model.clear();
+    } else if (kind <= 4) {
+      found.enabled = !found.enabled;
+      await (found.enabled ? this.#disk.bitmaps.enable(name) : this.#disk.bitmaps.disable(name));
+    } else if (kind <= 6) {
+      const other = this.#random.pick(names as [string, ...string[]]);
+      await this.#disk.bitmaps.merge(name, [other]);
+      for (const { start, length } of bitmaps.get(other)?.model.ranges() ?? [])
+        found.model.set(start, length);
+    } else {
+      await this.#disk.bitmaps.merge(name, [{ disk: this.#side, name: 'side' }]);
+      found.model.set(sideRange.start, sideRange.length);
+      found.model.resize(disk.size);
+    }
+    return `bitmap change ${kind} of ${name}`;
+  }
+
+  async #amend(): Promise<string> {
+    const { version, bitmaps, snapshots, kind } = this.image;
+    const choice = this.#random.below(4);
+    if (choice === 0) {
+      const wanted = version === 2 ? 3 : 2;
+      const { extendedL2, compressionType } = kind.options;
+      const isBound =
+        bitmaps.size > 0 ||
+        snapshots.size > 0 ||
+        extendedL2 === true ||
+        compressionType === 'zstd' ||
+        this.#features.dataFile;
+      const run = (): Promise<void> => this.#disk.amend({ version: wanted, refcountBits: 16 });
+      if (wanted === 2 && isBound) await this.#refused(run, 'ERR_QCOW2_CONFLICT');
+      else {
+        await run();
+        this.image.version = wanted;
+        this.image.refcountBits = 16;
+      }
+      return `amend version ${wanted}`;
+    }
+    if (choice === 1) {
+      const bits = this.#random.pick([8, 16, 32, 64]);
+      const run = (): Promise<void> => this.#disk.amend({ refcountBits: bits });
+      if (version === 2 && bits !== 16) await this.#refused(run, 'ERR_QCOW2_CONFLICT');
+      else {
+        const before = this.image.refcountBits;
+        this.image.refcountBits = bits;
+        if (!(await this.#unlessNarrow(run))) this.image.refcountBits = before;
+      }
+      return `amend refcounts ${bits}`;
+    }
+    if (choice === 2) {
+      const on = this.#random.chance(0.5);
+      const run = (): Promise<void> => this.#disk.amend({ lazyRefcounts: on });
+      await (version === 2 && on ? this.#refused(run, 'ERR_QCOW2_CONFLICT') : run());
+      return `amend lazy ${String(on)}`;
+    }
+    if (version === 2 && snapshots.size > 0) return 'no amend';
+    const size = this.image.disk.size + 512 * this.#random.below(100);
+    await this.#disk.amend({ size });
+    this.#resized(size);
+    return `amend size ${size}`;
+  }
+
+  async #commit(): Promise<string> {
+    const { backing, disk } = this.image;
+    if (backing === null) {
+      await this.#refused(() => this.#disk.commit(), 'ERR_QCOW2_CONFLICT');
+      return 'commit refused';
+    }
+    await this.#disk.commit();
+    if (backing.model.size < disk.size) backing.model.resize(disk.size);
+    backing.model.write(disk.read(0, disk.size), 0);
+    this.#forgetSnapshots();
+    return `commit to ${backing.name}`;
+  }
+
+  async #rebase(): Promise<string> {
+    const { backing, kind } = this.image;
+    if (kind.chain === 'none') return 'no rebase';
+    if (backing !== null && this.#random.chance(0.3)) {
+      // The same content under another name.
+      const copy: BaseFile = { ...backing, name: `copy${(this.#names += 1)}`, model: backing.model.clone() };
+      await copyFile(this.#path(backing.name), this.#path(copy.name));
+      await this.#disk.rebase({ name: copy.name, format: copy.format }, { mode: 'unsafe' });
+      this.#bases.push(copy);
+      this.image.backing = copy;
+      return `unsafe rebase to ${copy.name}`;
+    }
+    const to = this.#random.chance(0.25) ? null : this.#random.pick(this.#bases as [BaseFile, ...BaseFile[]]);
+    const compress = this.#random.chance(0.3);
+    const run = (): Promise<void> =>
+      this.#disk.rebase(to && { name: to.name, format: to.format }, { compress });
+    if (compress && (this.#features.encrypted || this.#features.dataFile)) {
+      await this.#refused(run, 'ERR_QCOW2_CONFLICT');
+      return 'compressing rebase refused';
+    }
+    await run();
+    this.image.backing = to;
+    this.#forgetSnapshots();
+    return `rebase to ${to?.name ?? 'none'}`;
+  }
+
+  #forgetSnapshots(): void {
+    for (const name of this.image.snapshots.keys()) this.image.snapshots.set(name, null);
+  }
+}
+
+function asImage({ model }: BaseFile, path: string): ImageModel {
+  const kind = { name: 'base', options: {}, sectors: [0, 0], chain: 'none' } as const;
+  return {
+    path,
+    kind,
+    disk: model,
+    backing: null,
+    snapshots: new Map(),
+    bitmaps: new Map(),
+    version: 3,
+    refcountBits: 16,
+  };
+}
+
+const differenceOf = (model: PlainDisk, disk: Disk): Promise<string | null> =>
+  model.firstDifference((buffer, at) => disk.read(buffer, at));
