@@ -11,10 +11,10 @@ import type { Batch } from './file-plan.js';
 export interface FileTarget {
   readonly storage: PlainFile;
   /**
-   * Room for data in the file, in the order in which it will be used, as host position and length: at least `bytes`.
-   * Undefined where everything has its place already.
+   * Room for data in the file, in the order in which it will be used, as host position and length: at least `bytes`, for
+   * units as a {@link Batch} has them. Undefined where everything has its place already.
    */
-  reserve?(bytes: number): Promise<number[]>;
+  reserve?(bytes: number, units: readonly number[]): Promise<number[]>;
   /** Told which of the room was used for what: guest position, length, host position of each run. */
   placed?(runs: Float64Array): Promise<void>;
 }
@@ -41,7 +41,7 @@ export class FileTransfer {
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
   async copy({ units, pieces, files }: Batch): Promise<boolean> {
     if (units.length === 0) return true;
-    const places = (await this.#target.reserve?.(this.#bytesOf(units))) ?? [];
+    const places = (await this.#target.reserve?.(this.#bytesOf(units), units)) ?? [];
     const room = (this.#bytesOf(units) / this.#granularity + places.length) * transferStride.placed;
     if (places.length > 0 && this.#placed.length < room) this.#placed = new Float64Array(room);
     const results = await withDescriptors(

@@ -38,7 +38,7 @@ export class FreshTarget implements CopyTarget {
     if (!isPlainFile(storage) || guest.cipher !== null || this.zeroUnit !== this.unit) return;
     this.file = {
       storage,
-      reserve: (bytes) => this.#room.reserve(bytes),
+      reserve: (bytes, units) => this.#room.reserve(bytes, units),
       placed: (runs) => this.#room.use(runs),
     };
   }
@@ -65,14 +65,17 @@ class Room {
   readonly #guest: GuestImage;
   /** In the order in which they will be used. */
   #runs: ClusterRun[] = [];
+  /** Guest bytes from here on have no L2 tables yet. */
+  #tablesEnd = 0;
 
   constructor(guest: GuestImage) {
     this.#guest = guest;
   }
 
-  /** Host position and length of runs with `bytes` or more. */
-  async reserve(bytes: number): Promise<number[]> {
+  /** Host position and length of runs with `bytes` or more, for units of the disk. */
+  async reserve(bytes: number, units: readonly number[]): Promise<number[]> {
     const { allocator, committer, geometry } = this.#guest.image;
+    await this.#makeTables(units);
     let missing = bytes / geometry.clusterSize - this.#runs.reduce((sum, { count }) => sum + count, 0);
     while (missing > 0) {
       await committer.relieve();
@@ -99,6 +102,21 @@ class Room {
       });
     }
     this.#drop(used);
+  }
+
+  /** The tables come before the room for what they describe, so that what is given back is at the end of the file. */
+  async #makeTables(units: readonly number[]): Promise<void> {
+    const { mapping, allocator, committer, geometry } = this.#guest.image;
+    for (let i = 0; i < units.length; i += transferStride.unit) {
+      const [start = 0, length = 0] = units.slice(i, i + transferStride.unit);
+      if (start + length <= this.#tablesEnd) continue;
+      if (this.#runs.length > 0) {
+        this.giveBack();
+        await committer.settle();
+      }
+      await mapping.ensureTables(guestOffset(start), length, allocator, committer);
+      this.#tablesEnd = alignUp(start + length, geometry.l2Coverage);
+    }
   }
 
   giveBack(): void {

@@ -1,7 +1,16 @@
 /** Measuring gives the very numbers of qemu-img measure, and no image gets larger than they say. */
 import { stat } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
-import { create, measure, open, openDisk, type Measurement, type MeasureOptions } from '../../lib/index.js';
+import {
+  convert,
+  create,
+  measure,
+  open,
+  openDisk,
+  type CreateOptions,
+  type Measurement,
+  type MeasureOptions,
+} from '../../lib/index.js';
 import { qemuImg, qemuIo } from '../support/oracle.js';
 import { useTempDir } from '../support/temp-dir.js';
 
@@ -23,7 +32,7 @@ async function byQemu(source: readonly string[], options: string, format = 'qcow
   return { required: said.required, fullyAllocated: said['fully-allocated'], bitmaps: said.bitmaps ?? null };
 }
 
-const variants: [name: string, qemu: string, own: MeasureOptions][] = [
+const variants: [name: string, qemu: string, own: MeasureOptions & CreateOptions][] = [
   ['defaults', '', {}],
   ['512-byte clusters', 'cluster_size=512', { clusterSize: 512 }],
   ['2 MiB clusters', 'cluster_size=2M', { clusterSize: 2 ** 21 }],
@@ -142,6 +151,39 @@ describe('measure', () => {
       const disk = await create(path(preallocation), 50_000_000, { preallocation });
       await disk.close();
       expect((await stat(path(preallocation))).size).toBeLessThanOrEqual(fullyAllocated);
+    }
+  });
+
+  it.each(variants.filter(([, , { backing }]) => backing === undefined))(
+    'says no less than converting then takes, and no more than that where all tables are used: %s',
+    async (_name, _qemu, own) => {
+      const size = 600 * 2 ** 20 + 12345;
+      const file = path('source.raw');
+      await qemuImg(['create', '-f', 'raw', file, `${size}`]);
+      const writes = ['write -P 1 0 100k', 'write -P 0 1M 12M', 'write -P 2 14M 2M', 'write -P 3 599M 1'];
+      await qemuIo(file, writes, { format: 'raw' });
+      const { disk } = await openDisk(file, { format: 'raw' });
+      const { dataFile, ...create } = own;
+      const options = dataFile === undefined ? create : { ...create, dataFile: { name: path('data') } };
+      const { required, fullyAllocated } = await measure(disk, own);
+      await convert(disk, path('copy'), { targetFormat: 'qcow2', create: options });
+      const taken = (await stat(path('copy'))).size;
+      const isMeasured = own.preallocation === undefined || own.preallocation === 'off';
+      expect(taken).toBeLessThanOrEqual(isMeasured ? required : fullyAllocated);
+      await convert(disk, path('raw'), { targetFormat: 'raw' });
+      expect((await stat(path('raw'))).size).toBe((await measure(disk, { format: 'raw' })).required);
+      await disk.close();
+    },
+  );
+
+  it('is exact where the data is and all tables are used', async () => {
+    for (const own of [{}, { clusterSize: 2 ** 21 }, { version: 2 }, { refcountBits: 1 }] as const) {
+      const disk = await create(path('a'), 600 * 2 ** 20);
+      for (let at = 0; at < disk.size; at += 70 * 2 ** 20) await disk.write(Buffer.alloc(200_000, 1), at);
+      const { required } = await measure(disk, own);
+      await convert(disk, path('copy'), { targetFormat: 'qcow2', create: own });
+      expect((await stat(path('copy'))).size, JSON.stringify(own)).toBe(required);
+      await disk.close();
     }
   });
 
