@@ -1,0 +1,61 @@
+/** However many snapshots an image has, opening it, reading and writing cost what they cost without. */
+import { writeFile } from 'node:fs/promises';
+import { expect, it } from 'vitest';
+import { create, MemoryStorage, open } from '../../lib/index.js';
+import { expectCleanByQemu, qemuImg, qemuInfo } from '../support/oracle.js';
+import { pattern } from '../support/pattern.js';
+import { RecordingStorage } from '../support/recording-storage.js';
+import { useTempDir } from '../support/temp-dir.js';
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+const temp = useTempDir();
+
+async function imageWith(snapshots: number): Promise<MemoryStorage> {
+  const storage = new MemoryStorage();
+  const disk = await create(storage, 8 * MiB, { clusterSize: 4096, refcountBits: 32 });
+  for (let i = 0; i < snapshots; i += 1) {
+    await disk.write(pattern(i, 512), (i % 16) * 64 * KiB);
+    await disk.snapshots.create({ name: `number ${i + 1}` });
+  }
+  await disk.write(pattern(snapshots, MiB), 0);
+  await disk.close();
+  return storage;
+}
+
+/** How often the storage is asked for something while the image is opened, read and written. */
+async function requestsFor(memory: MemoryStorage): Promise<{ reads: number; changes: number }> {
+  const storage = await RecordingStorage.over(memory.clone());
+  const disk = await open(storage, { mode: 'r+' });
+  const buffer = Buffer.alloc(4096);
+  for (let at = 0; at < 2 * MiB; at += 4096) await disk.read(buffer, at);
+  for (let at = 0; at < MiB; at += 64 * KiB) await disk.write(buffer, at);
+  for await (const extent of disk.extents()) expect(extent.length).toBeGreaterThan(0);
+  const { reads, changes } = storage;
+  await disk.close();
+  return { reads, changes };
+}
+
+it('a thousand snapshots are not looked at before someone asks for them', { timeout: 60_000 }, async () => {
+  const many = await imageWith(1000);
+  expect(await requestsFor(many)).toEqual(await requestsFor(await imageWith(1)));
+
+  const path = temp('disk.qcow2');
+  await writeFile(path, many.toBuffer());
+  const disk = await open(path, { mode: 'r+' });
+  expect((await disk.snapshots.list()).map(({ id }) => id)).toEqual(
+    Array.from({ length: 1000 }, (_, i) => String(i + 1)),
+  );
+  const view = await disk.snapshots.open('17');
+  const start = Buffer.alloc(512);
+  await view.read(start, 0);
+  expect(start.equals(pattern(16, 512))).toBe(true);
+  await view.close();
+  await disk.snapshots.delete('500');
+  expect(await disk.snapshots.create({ name: 'last' })).toMatchObject({ id: '1001' });
+  await disk.close();
+  await expectCleanByQemu(path);
+  expect((await qemuInfo(path)).snapshots).toHaveLength(1000);
+  await qemuImg(['snapshot', '-d', 'number 999', path]);
+  await expectCleanByQemu(path);
+});
