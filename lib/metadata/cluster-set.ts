@@ -26,6 +26,10 @@ export class ClusterSet {
     page[word] = (page[word] ?? 0) & ~(1 << (bit & 31));
   }
 
+  clear(): void {
+    this.#pages.clear();
+  }
+
   has(cluster: number): boolean {
     return this.firstIn(cluster, cluster + 1) === cluster;
   }

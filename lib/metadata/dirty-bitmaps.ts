@@ -170,6 +170,8 @@ export class DirtyBitmaps {
         await job();
       } finally {
         this.#forget();
+        this.home.own.clear();
+        this.#adopted = false;
       }
     });
   }

@@ -22,6 +22,7 @@ import { expandZeroClusters } from './expand-zero-clusters.js';
 import { JobParts, type PartedJob } from './job-parts.js';
 import { changeRefcountWidth } from './refcount-width.js';
 import { resizeGuest } from './resize.js';
+import { refuseForVersion2 } from './version-2-snapshots.js';
 
 /**
  * A crash leaves the image as it was or as it is to be after each change. Only where the first cluster has no room for a
@@ -29,7 +30,10 @@ import { resizeGuest } from './resize.js';
  * `version` or `dataFile` that is torn between two sectors of 512 bytes leave a mixture.
  */
 export interface AmendOptions extends PartedJob {
-  /** 2 needs refcounts of 16 bits, and neither bitmaps, snapshots nor anything else that only version 3 has. */
+  /**
+   * 2 needs refcounts of 16 bits, and neither bitmaps nor anything else that only version 3 has; of snapshots only such as are
+   * of the disk's present size and have no zero clusters.
+   */
   version?: 2 | 3;
   /** 1, 2, 4, 8, 16, 32 or 64. */
   refcountBits?: number;
@@ -63,6 +67,7 @@ export async function amendImage(
   const weight = image.header.size;
   const changes = [refcountBits !== undefined, isDowngrade, size !== undefined].filter((isDue) => isDue);
   const parts = new JobParts(options, weight * changes.length);
+  if (isDowngrade) await refuseForVersion2(image, options.signal);
   const steps: ((image: Image) => Promise<void>)[] = [];
   if (version === 3) steps.push(upgrade);
   steps.push((image) => changeFields(image, options));
@@ -144,8 +149,8 @@ function refuseConflicts(header: Header, options: AmendOptions): void {
     );
   }
   if (header.bitmaps !== null) throw conflict('version 2 has no bitmaps; remove them first', 'bitmaps');
-  if (header.nbSnapshots > 0) {
-    throw conflict('snapshots may hold what version 2 cannot express; delete them first', 'snapshots');
+  if (header.nbSnapshots > 0 && options.size !== undefined) {
+    throw conflict('version 2 cannot resize a disk that has snapshots', 'snapshots');
   }
 }
 

@@ -119,6 +119,39 @@ describe('amend', () => {
     expect((await qemuContent(file)).subarray(0, 2 * MiB).equals(before)).toBe(true);
   });
 
+  it('takes snapshots along to version 2 as qemu-img does, unless it cannot express them', async () => {
+    const file = path('a');
+    await qemuImg(['create', '-f', 'qcow2', file, '2M']);
+    await qemuIo(file, ['write -P 1 100k 900k']);
+    await qemuImg(['snapshot', '-c', 'one', file]);
+    await qemuIo(file, ['write -P 2 500k 100k', 'write -z 900k 300k']);
+    const now = await qemuContent(file);
+    await copyFile(file, path('theirs'));
+    await qemuImg(['amend', '-f', 'qcow2', '-o', 'compat=0.10', path('theirs')]);
+    await amend(file, { version: 2 });
+    for (const made of [file, path('theirs')]) {
+      expect((await qemuInfo(made))['format-specific']?.data.compat).toBe('0.10');
+      await expectCleanByQemu(made);
+      expect((await qemuContent(made)).equals(now)).toBe(true);
+      const disk = await open(made);
+      const then = await contentOf(await disk.snapshots.open('one'));
+      expect(then.equals(Buffer.alloc(2 * MiB).fill(1, 100 * 1024, 1000 * 1024))).toBe(true);
+      await disk.close();
+      await qemuImg(['snapshot', '-a', 'one', made]);
+      await expectCleanByQemu(made);
+      expect((await qemuContent(made)).equals(then)).toBe(true);
+    }
+    await amend(file, { version: 3 });
+    await qemuIo(file, ['write -z 0 128k']);
+    await qemuImg(['snapshot', '-c', 'with zeros', file]);
+    await expect(amend(file, { version: 2 })).rejects.toThrow(refused('ERR_QCOW2_CONFLICT'));
+    await qemuImg(['snapshot', '-d', 'with zeros', file]);
+    await qemuImg(['resize', '-q', file, '3M']);
+    await expect(amend(file, { version: 2 })).rejects.toThrow(refused('ERR_QCOW2_CONFLICT'));
+    await qemuImg(['amend', '-f', 'qcow2', '-o', 'compat=0.10', file], { expectExit: 1 });
+    await expectCleanByQemu(file);
+  });
+
   it('keeps bitmaps', async () => {
     const file = await make('a');
     await qemuImg(['bitmap', '--add', file, 'daily']);
@@ -168,7 +201,7 @@ describe('amend', () => {
     await expect(amend(plain, { version: 2 })).rejects.toThrow(conflict);
     await qemuImg(['bitmap', '--remove', plain, 'b']);
     await qemuImg(['snapshot', '-c', 's', plain]);
-    await expect(amend(plain, { version: 2 })).rejects.toThrow(conflict);
+    await expect(amend(plain, { version: 2, size: 4 * MiB })).rejects.toThrow(conflict);
     const reason = new Error('enough');
     await expect(amend(plain, { refcountBits: 1, signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
     for (const file of [v2, v3, extended, plain]) await expectCleanByQemu(file);
