@@ -233,7 +233,7 @@ export class Bitmaps {
 
   /** The bits that stand for a range, which begins at the unit that holds `start`. */
   async bits(name: string, query: BitmapQuery = {}): Promise<PackedBitmap> {
-    const granularity = 2 ** (await this.#access.read(() => this.#granularityOf(name)));
+    const granularity = await this.#unitOf(name);
     const { start, end } = queryRange(this.#guest.image.header.size, query);
     const first = Math.floor(start / granularity);
     const length = Math.max(0, Math.ceil(end / granularity) - first);
@@ -252,7 +252,7 @@ export class Bitmaps {
     const { start, end } = queryRange(this.#guest.image.header.size, query);
     let last: DirtyExtent | undefined;
     let known: { state: BitmapState; bits: BitmapBits } | undefined;
-    const step = 2 ** (await this.#access.read(() => this.#granularityOf(name))) * bitsPerStep;
+    const step = (await this.#unitOf(name)) * bitsPerStep;
     let at = start;
     do {
       query.signal?.throwIfAborted();
@@ -305,6 +305,17 @@ export class Bitmaps {
     const old = await this.#guest.bitmaps.bitsOf(state);
     const list = states.map((other) => (other === state ? { entry: state.entry, bits } : kept(other)));
     await this.#guest.bitmaps.replace(list, [old]);
+  }
+
+  /** Guest bytes per bit of a bitmap whose bits can be asked for, so that memory for them may be taken. */
+  #unitOf(name: string): Promise<number> {
+    return this.#access.read(() =>
+      this.#guest.bitmaps.run(async () => {
+        const state = find(await this.#guest.bitmaps.load(), name);
+        await this.#guest.bitmaps.bitsOf(state);
+        return 2 ** state.entry.granularityBits;
+      }),
+    );
   }
 
   #granularityOf(name: string): Promise<number> {

@@ -167,6 +167,20 @@ describe('damaged bitmaps', () => {
     await again.close();
   });
 
+  it('that claim more bits than memory has are refused before any is taken', async () => {
+    const memory = new MemoryStorage();
+    const disk = await create(memory, 2 ** 50, { clusterSize: 2 ** 21 });
+    await disk.bitmaps.create({ name: 'b', granularity: 2 ** 31 });
+    await disk.close();
+    const { offset } = await place(memory);
+    await memory.write(Buffer.from([9]), offset + 17);
+    const reader = await open(memory);
+    const corrupt = { code: 'ERR_QCOW2_CORRUPT' };
+    await expect(reader.bitmaps.bits('b')).rejects.toMatchObject(corrupt);
+    await expect(reader.bitmaps.extents('b').next()).rejects.toMatchObject(corrupt);
+    await reader.close();
+  });
+
   it('of all ones are dirty everywhere, and stay so', async () => {
     const memory = await withTableEntry(() => Promise.resolve(1n));
     for (const mode of ['r', 'r+', 'r'] as const) {
