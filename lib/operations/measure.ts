@@ -41,7 +41,9 @@ export interface MeasureOptions
 export interface Measurement {
   /**
    * With the data there is now, stored uncompressed. It counts the metadata of a disk full of data, so the file may get
-   * smaller by that. With a backing file all of the disk counts, because nobody knows what the two will share.
+   * smaller by that, and by zeros among the data: it is exact for raw, for full and falloc preallocation, and where each L2
+   * table gets something. With a backing file all of the disk counts, because nobody knows what the two will share.
+   * `toQcow2Stream` knows the very length of what it sends.
    */
   required: number;
   /** With all of the disk written. */

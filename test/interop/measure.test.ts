@@ -155,7 +155,7 @@ describe('measure', () => {
   });
 
   it.each(variants.filter(([, , { backing }]) => backing === undefined))(
-    'says no less than converting then takes, and no more than that where all tables are used: %s',
+    'says no less than converting then takes: %s',
     async (_name, _qemu, own) => {
       const size = 600 * 2 ** 20 + 12345;
       const file = path('source.raw');
