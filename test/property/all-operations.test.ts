@@ -2,7 +2,8 @@
 import { describe, it } from 'vitest';
 import { Random } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
-import { History, secret, type HistoryKind } from './operation-history.js';
+import { History } from './operation-history.js';
+import { secret, type HistoryKind } from './operation-model.js';
 
 const KiB = 1024;
 const runs = Number(process.env.QCOW2_RUNS ?? 1);

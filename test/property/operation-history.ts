@@ -4,56 +4,22 @@
  */
 import { copyFile } from 'node:fs/promises';
 import { expect } from 'vitest';
-import {
-  create,
-  open,
-  type CreateOptions,
-  type Disk,
-  type OpenOptions,
-  type Qcow2,
-} from '../../lib/index.js';
+import { create, open, type Disk, type OpenOptions, type Qcow2 } from '../../lib/index.js';
 import { PlainBitmap } from '../support/bitmap-oracle.js';
-import { qemuImg, qemuIo } from '../support/oracle.js';
+import { qemuImg } from '../support/oracle.js';
 import { pattern, type Random } from '../support/pattern.js';
 import { PlainDisk } from '../support/plain-disk.js';
 import { contentFor } from '../support/random-changes.js';
+import { changeByQemu, writeByQemu } from './operation-by-qemu.js';
 import { judgeByQemu } from './operation-judge.js';
-
-export const secret = 'open sesame';
-
-export interface HistoryKind {
-  readonly name: string;
-  readonly options: CreateOptions;
-  /** Sectors that the disk may have. */
-  readonly sectors: readonly [min: number, max: number];
-  /** Whether it begins on a backing file, and whether it may get one. */
-  readonly chain: 'none' | 'possible' | 'start';
-}
-
-/** A file to stand on. */
-export interface BaseFile {
-  readonly name: string;
-  readonly format: 'raw' | 'qcow2';
-  readonly model: PlainDisk;
-}
-
-export interface ModelBitmap {
-  readonly model: PlainBitmap;
-  enabled: boolean;
-}
-
-/** What the image must be. */
-export interface ImageModel {
-  readonly path: string;
-  readonly kind: HistoryKind;
-  disk: PlainDisk;
-  backing: BaseFile | null;
-  /** Null for content that a commit or rebase has changed under the snapshot: what QEMU reads is right then. */
-  readonly snapshots: Map<string, PlainDisk | null>;
-  readonly bitmaps: Map<string, ModelBitmap>;
-  version: 2 | 3;
-  refcountBits: number;
-}
+import {
+  asImage,
+  mark,
+  secret,
+  type BaseFile,
+  type HistoryKind,
+  type ImageModel,
+} from './operation-model.js';
 
 const sideRange = { start: 3 * 4096, length: 5 * 4096 };
 
@@ -67,6 +33,23 @@ export class History {
   #disk: Qcow2;
   #names = 0;
   readonly #compactions: Promise<unknown>[] = [];
+  /** Each as often as it is to come. */
+  readonly #steps: readonly (() => Promise<string>)[] = (
+    [
+      [7, () => this.#write()],
+      [2, () => this.#resize()],
+      [2, () => this.#reopen()],
+      [2, () => this.#makeSnapshot()],
+      [1, () => this.#applySnapshot()],
+      [1, () => this.#deleteSnapshot()],
+      [4, () => this.#changeBitmaps()],
+      [2, () => this.#amend()],
+      [1, () => this.#commit()],
+      [2, () => this.#rebase()],
+      [1, () => this.#compact(true)],
+      [1, () => this.#compact(false)],
+    ] as [number, () => Promise<string>][]
+  ).flatMap(([weight, work]) => Array.from({ length: weight }, () => work));
 
   private constructor(
     random: Random,
@@ -107,31 +90,8 @@ export class History {
   }
 
   async step(): Promise<void> {
-    const random = this.#random;
-    const kind = random.below(26);
-    const work =
-      kind < 7
-        ? this.#write()
-        : kind < 9
-          ? this.#resize()
-          : kind < 11
-            ? this.#reopen()
-            : kind < 13
-              ? this.#makeSnapshot()
-              : kind === 13
-                ? this.#applySnapshot()
-                : kind === 14
-                  ? this.#deleteSnapshot()
-                  : kind < 19
-                    ? this.#changeBitmaps()
-                    : kind < 21
-                      ? this.#amend()
-                      : kind === 21
-                        ? this.#commit()
-                        : kind < 24
-                          ? this.#rebase()
-                          : this.#compact(kind === 24);
-    this.told.push(await work);
+    const work = this.#random.pick(this.#steps as [() => Promise<string>, ...(() => Promise<string>)[]]);
+    this.told.push(await work());
   }
 
   /** Compares what this package reads with the models. */
@@ -198,10 +158,6 @@ export class History {
     return true;
   }
 
-  #mark(start: number, length: number): void {
-    for (const { model, enabled } of this.image.bitmaps.values()) if (enabled) model.set(start, length);
-  }
-
   async #makeBases(size: number): Promise<void> {
     for (const [name, format, share] of [
       ['one', 'qcow2', 1],
@@ -212,7 +168,7 @@ export class History {
       const file = this.#path(name);
       const options = name === 'three' ? ['-o', 'cluster_size=4k'] : [];
       await qemuImg(['create', '-q', '-f', format, ...options, file, String(base.model.size)]);
-      await this.#writeByQemu(file, base.model, format, () => undefined);
+      await writeByQemu(file, base.model, format, this.#random, () => undefined);
       this.#bases.push(base);
     }
   }
@@ -247,14 +203,14 @@ export class History {
       const data = contentFor(this.#random.below(1000), Math.min(cluster, model.size - first));
       await this.#disk.write(data, first, { compress: true });
       model.write(data, first);
-      this.#mark(first, data.length);
+      mark(this.image, first, data.length);
       return `compress ${first}`;
     } else {
       const data = pattern(this.#random.next(), length);
       await this.#disk.write(data, start);
       model.write(data, start);
     }
-    this.#mark(start, length);
+    mark(this.image, start, length);
     return `write ${choice} ${start}+${length}`;
   }
 
@@ -277,73 +233,12 @@ export class History {
   async #reopen(): Promise<string> {
     await this.#disk.close();
     await judgeByQemu(this.image);
-    const done = this.#random.chance(0.6) && !this.#features.encrypted ? await this.#byQemu() : 'nothing';
+    const done =
+      this.#random.chance(0.6) && !this.#features.encrypted
+        ? await changeByQemu(this.image, this.#random, () => `q${(this.#names += 1)}`)
+        : 'nothing';
     this.#disk = await open(this.image.path, this.#openOptions);
     return `reopen (qemu: ${done})`;
-  }
-
-  /** Lets QEMU change the closed image. */
-  async #byQemu(): Promise<string> {
-    const { path, disk, snapshots, bitmaps, version, backing } = this.image;
-    const [firstBitmap] = [...bitmaps];
-    const known = [...snapshots].filter(([, model]) => model !== null);
-    const choice = this.#random.below(6);
-    if (choice === 0 && !this.#features.dataFile && snapshots.size < 5 && this.image.refcountBits >= 16) {
-      const name = `q${(this.#names += 1)}`;
-      await qemuImg(['snapshot', '-c', name, path]);
-      snapshots.set(name, disk.clone());
-      return `snapshot ${name}`;
-    }
-    if (choice === 1 && version === 3) {
-      const name = `q${(this.#names += 1)}`;
-      const granularity = 2 ** this.#random.between(9, 16);
-      await qemuImg(['bitmap', '--add', '-g', String(granularity), path, name]);
-      const model = new PlainBitmap(disk.size, granularity);
-      // It merges what this package has recorded into its own.
-      for (const [other, { model: from }] of bitmaps) {
-        await qemuImg(['bitmap', '--merge', other, path, name]);
-        for (const { start, length } of from.ranges()) model.set(start, length);
-      }
-      bitmaps.set(name, { model, enabled: true });
-      return `bitmap ${name}`;
-    }
-    if (choice === 2 && known.length > 0 && bitmaps.size === 0 && this.image.refcountBits >= 16) {
-      const [name, model] = this.#random.pick(known as [(typeof known)[0], ...typeof known]);
-      await qemuImg(['snapshot', '-a', name, path]);
-      this.image.disk = model?.clone() ?? disk;
-      return `apply ${name}`;
-    }
-    if (choice === 3 && firstBitmap !== undefined) {
-      await qemuImg(['bitmap', '--clear', path, firstBitmap[0]]);
-      firstBitmap[1].model.clear();
-      return `clear ${firstBitmap[0]}`;
-    }
-    if (choice === 4 && backing === null && snapshots.size > 0) {
-      const [name = ''] = [...snapshots.keys()];
-      await qemuImg(['snapshot', '-d', name, path]);
-      snapshots.delete(name);
-      return `delete ${name}`;
-    }
-    await this.#writeByQemu(path, disk, 'qcow2', (start, length) => this.#mark(start, length));
-    return 'writes';
-  }
-
-  async #writeByQemu(
-    file: string,
-    model: PlainDisk,
-    format: string,
-    note: (start: number, length: number) => void,
-  ): Promise<void> {
-    const commands: string[] = [];
-    for (let i = 0; i < 4; i += 1) {
-      const length = Math.min(model.size, this.#random.between(1, 100) * 512);
-      const start = this.#random.below((model.size - length) / 512 + 1) * 512;
-      const value = this.#random.below(4) * 60;
-      commands.push(value === 0 ? `write -z ${start} ${length}` : `write -P ${value} ${start} ${length}`);
-      model.write(Buffer.alloc(length, value), start);
-      note(start, length);
-    }
-    await qemuIo(file, commands, { format });
   }
 
   async #makeSnapshot(): Promise<string> {
@@ -530,20 +425,6 @@ export class History {
   #forgetSnapshots(): void {
     for (const name of this.image.snapshots.keys()) this.image.snapshots.set(name, null);
   }
-}
-
-function asImage({ model }: BaseFile, path: string): ImageModel {
-  const kind = { name: 'base', options: {}, sectors: [0, 0], chain: 'none' } as const;
-  return {
-    path,
-    kind,
-    disk: model,
-    backing: null,
-    snapshots: new Map(),
-    bitmaps: new Map(),
-    version: 3,
-    refcountBits: 16,
-  };
 }
 
 const differenceOf = (model: PlainDisk, disk: Disk): Promise<string | null> =>

@@ -14,7 +14,7 @@ import {
   type QemuMapEntry,
 } from '../support/oracle.js';
 import type { PlainDisk } from '../support/plain-disk.js';
-import { secret, type ImageModel } from './operation-history.js';
+import { secret, type ImageModel } from './operation-model.js';
 
 /** Fails unless QEMU finds a closed image clean and reads, maps and lists what its model says. */
 export async function judgeByQemu(image: ImageModel, format: 'qcow2' | 'raw' = 'qcow2'): Promise<void> {
