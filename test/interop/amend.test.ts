@@ -131,17 +131,17 @@ describe('amend', () => {
     await amend(file, { version: 2 });
     for (const made of [file, path('theirs')]) {
       expect((await qemuInfo(made))['format-specific']?.data.compat).toBe('0.10');
-      // QEMU 7.2 leaves COPIED on a cluster that the snapshot shares.
-      if (made === file) await expectCleanByQemu(made);
       expect((await qemuContent(made)).equals(now)).toBe(true);
-      const disk = await open(made);
-      const then = await contentOf(await disk.snapshots.open('one'));
-      expect(then.equals(Buffer.alloc(2 * MiB).fill(1, 100 * 1024, 1000 * 1024))).toBe(true);
-      await disk.close();
-      await qemuImg(['snapshot', '-a', 'one', made]);
-      if (made === file) await expectCleanByQemu(made);
-      expect((await qemuContent(made)).equals(then)).toBe(true);
     }
+    // Not so of theirs: QEMU 7.2 writes zeros into a cluster that the snapshot shares.
+    await expectCleanByQemu(file);
+    const disk = await open(file);
+    const then = await contentOf(await disk.snapshots.open('one'));
+    expect(then.equals(Buffer.alloc(2 * MiB).fill(1, 100 * 1024, 1000 * 1024))).toBe(true);
+    await disk.close();
+    await qemuImg(['snapshot', '-a', 'one', file]);
+    await expectCleanByQemu(file);
+    expect((await qemuContent(file)).equals(then)).toBe(true);
     await amend(file, { version: 3 });
     await qemuIo(file, ['write -z 0 128k']);
     await qemuImg(['snapshot', '-c', 'with zeros', file]);
