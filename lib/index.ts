@@ -29,6 +29,17 @@ export { BlockSet, type BlockRun, type ByteRun } from './operations/block-set.js
 export { storedBlocks } from './operations/stored-blocks.js';
 export { difference, type DifferenceOptions, type Since } from './operations/difference.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
+export { imagePicture } from './operations/image-picture.js';
+export {
+  fileKinds,
+  guestKinds,
+  type FileKind,
+  type GuestKind,
+  type ImagePicture,
+  type LayerPicture,
+  type PartList,
+  type PictureOptions,
+} from './operations/picture-record.js';
 export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {
   ImageInfo,

@@ -8,6 +8,7 @@ import type { ByteFunctions } from './native/bytes.js';
 import type { CodecFunctions } from './native/codecs.js';
 import type { FileFunctions } from './native/files.js';
 import type { L2Functions } from './native/l2.js';
+import type { PictureFunctions } from './native/l2-picture.js';
 import type { RefcountFunctions } from './native/refcounts.js';
 import type { ReferenceCountsClass } from './native/reference-counts.js';
 import type { TransferFunctions } from './native/transfer.js';
@@ -31,6 +32,7 @@ export interface NativeCore
     CodecFunctions,
     FileFunctions,
     L2Functions,
+    PictureFunctions,
     RefcountFunctions,
     ReferenceCountsClass,
     TransferFunctions {}

@@ -56,6 +56,8 @@ export interface ReferenceCounts {
   nextUsed(first: number, end: number): number;
   /** The first cluster in [first, end) that is not referenced, as those past the last are; `end` when all are. */
   nextFree(first: number, end: number): number;
+  /** How many clusters in [first, end) are referenced. */
+  countUsed(first: number, end: number): number;
   /** One past the last referenced cluster; 0 when none is. */
   usedEnd(): number;
   /**

@@ -7,6 +7,7 @@ import { Qcow2 } from '../qcow2.js';
 import type { Storage } from '../storage/storage.js';
 
 export interface Layer {
+  readonly disk: Disk;
   /** Where the guest data of this layer is. */
   readonly dataStorage: Storage;
   /** The image; null for a raw layer. */
@@ -24,6 +25,7 @@ export function layersOf(disk: Disk): Layer[] {
   while (at !== null) {
     if (at instanceof RawDisk) {
       layers.push({
+        disk: at,
         dataStorage: at.storage,
         guest: null,
         size: at.size,
@@ -34,7 +36,13 @@ export function layersOf(disk: Disk): Layer[] {
     if (!(at instanceof Qcow2)) return layers;
     const { guest }: Qcow2 = at;
     const { storage, dataStorage } = guest.image;
-    layers.push({ dataStorage, guest, size: at.size, identities: identitiesOf(storage, dataStorage) });
+    layers.push({
+      disk: at,
+      dataStorage,
+      guest,
+      size: at.size,
+      identities: identitiesOf(storage, dataStorage),
+    });
     at = guest.backing;
   }
   return layers;

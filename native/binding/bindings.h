@@ -35,6 +35,7 @@ bool initBitSet(napi_env env, napi_value exports);
 bool initCodec(napi_env env, napi_value exports);
 bool initL2(napi_env env, napi_value exports);
 bool initMemory(napi_env env, napi_value exports);
+bool initL2Picture(napi_env env, napi_value exports);
 bool initOs(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
 bool initXts(napi_env env, napi_value exports);

@@ -238,6 +238,7 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"get", get},
       {"nextUsed", next<&ReferenceCounts::nextUsed>},
       {"nextFree", next<&ReferenceCounts::nextFree>},
+      {"countUsed", next<&ReferenceCounts::countUsed>},
       {"usedEnd", usedEnd},
       {"compareBlock", compare},
       {"fillBlock", fill},

@@ -101,6 +101,23 @@ uint64_t ReferenceCounts::nextFree(uint64_t first, uint64_t end) const {
   });
 }
 
+uint64_t ReferenceCounts::countUsed(uint64_t first, uint64_t end) const {
+  const uint64_t stop = std::min(end, clusters_);
+  uint64_t used = 0;
+  for (uint64_t at = first; at < stop;) {
+    const uint64_t base = at & ~(kPageClusters - 1);
+    const uint64_t pageEnd = std::min(stop, base + kPageClusters);
+    const Page& page = pages_[at >> kPageBits];
+    if (page.order != kAbsent) {
+      for (uint64_t cluster = at; cluster < pageEnd; ++cluster) {
+        used += refcountGet(view(page), page.order, static_cast<size_t>(cluster - base)) != 0;
+      }
+    }
+    at = pageEnd;
+  }
+  return used;
+}
+
 uint64_t ReferenceCounts::usedEnd() const {
   for (uint64_t number = pageCount_; number-- > 0;) {
     const Page& page = pages_[number];

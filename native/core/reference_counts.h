@@ -57,6 +57,9 @@ class ReferenceCounts {
   uint64_t nextUsed(uint64_t first, uint64_t end) const;
   uint64_t nextFree(uint64_t first, uint64_t end) const;
 
+  // How many clusters in [first, end) are counted.
+  uint64_t countUsed(uint64_t first, uint64_t end) const;
+
   // One past the last counted cluster; 0 when none is.
   uint64_t usedEnd() const;
 

@@ -1,4 +1,4 @@
-/** `map`: lists which parts of a disk are stored, and where. */
+/** `map`: lists which parts of a disk are stored, and where, or draws it. */
 import { dataFiles } from '../chain.js';
 import type { Context } from '../context.js';
 import { UsageFailure } from '../failure.js';
@@ -10,15 +10,20 @@ import type { Disk } from '../../index.js';
 import { spec } from '../specs/map.js';
 import type { Output } from '../output.js';
 import { outputFormat } from '../output-format.js';
+import { writePicture } from '../picture/write.js';
 import type { OutputFormat } from '../output-format.js';
 import { emptyEntry, mapEntries, mapHeading, mapJson, mapText } from '../print-map.js';
 import type { MapEntry } from '../print-map.js';
 import { sizeArgument, wholeSectors } from '../sizes.js';
 
 export async function run(words: readonly string[], { out }: Context): Promise<number> {
-  const { name, images, start, length, output } = parse(words);
+  const { name, images, start, length, output, file, html, svg } = parse(words);
   const { disk } = await images.openDisk(name);
   try {
+    if (html !== null || svg !== null) {
+      await writePicture(disk, file, { html, svg });
+      return 0;
+    }
     const entries = mapEntries(wholeExtents(disk, start, length));
     if (output === 'json') await printJson(entries, start, out);
     else await printText(entries, await dataFiles(name, images), out);
@@ -34,6 +39,10 @@ interface Request {
   start: bigint;
   length: bigint | null;
   output: OutputFormat;
+  /** The image as the user named it. */
+  file: string;
+  html: string | null;
+  svg: string | null;
 }
 
 function parse(words: readonly string[]): Request {
@@ -42,15 +51,19 @@ function parse(words: readonly string[]): Request {
   let output = 'human';
   let start = 0n;
   let length: bigint | null = null;
+  let html: string | null = null;
+  let svg: string | null = null;
   for (const { name, value } of line) {
     if (images.take(name, value)) continue;
     if (name === 'output') output = value;
+    if (name === 'html') html = value;
+    if (name === 'svg') svg = value;
     if (name === 'start-offset') start = sizeArgument('start offset', value);
     if (name === 'max-length') length = sizeArgument('max length', value);
   }
   const [file, ...more] = line.positionals;
   if (file === undefined || more.length > 0) throw new UsageFailure('Expecting one image file name');
-  return { output: outputFormat(output), images, start, length, name: images.name(file) };
+  return { output: outputFormat(output), images, start, length, name: images.name(file), file, html, svg };
 }
 
 /** The extents of the part of the disk that is asked for; what fills up the last sector is zeros. */
