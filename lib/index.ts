@@ -15,7 +15,7 @@ export type {
 } from './disk.js';
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
-export { ConcatenatedDisk, DiskSlice } from './io/derived-disk.js';
+export { ConcatenatedDisk, DiskSlice, SalvagedDisk } from './io/derived-disk.js';
 export { RawDisk } from './io/raw-disk.js';
 export type { WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';

@@ -1,4 +1,4 @@
-/** Disks made of other disks: a part of one, or several behind one another. */
+/** Disks made of other disks: a part of one, or several behind one another, or what can be read of one. */
 import type { Readable } from 'node:stream';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op } from '../disk.js';
 import { outOfRange } from '../errors.js';
@@ -6,7 +6,7 @@ import { toBytes } from '../format/units.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange, type Range } from './disk-queries.js';
 
 /** A disk that other disks are behind. Closing it leaves those to whoever opened them. */
-abstract class DerivedDisk implements Disk {
+export abstract class DerivedDisk implements Disk {
   abstract readonly size: number;
   abstract read(buffer: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
   abstract extents(query?: ExtentQuery): AsyncGenerator<Extent>;
@@ -111,6 +111,62 @@ export class DiskSlice extends DerivedDisk {
   extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
     const { start, end } = queryRange(this.size, query);
     return shifted(this.#disk, this.#start + start, end - start, -this.#start, query);
+  }
+}
+
+const sector = 512;
+const unknownBytes = 65536;
+
+/** A disk of which what cannot be read reads as zeros. */
+export class SalvagedDisk extends DerivedDisk {
+  readonly parts: readonly Disk[];
+  readonly size: number;
+  readonly #disk: Disk;
+  readonly #onLoss: (range: Range, error: unknown) => void;
+
+  /** @param onLoss is told of every range of at most 512 bytes that is given as zeros */
+  constructor(disk: Disk, onLoss: (range: Range, error: unknown) => void) {
+    super();
+    this.parts = [disk];
+    this.size = disk.size;
+    this.#disk = disk;
+    this.#onLoss = onLoss;
+  }
+
+  async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+    const { start, end } = checkRange(this.size, position, buffer.length);
+    try {
+      await this.#disk.read(buffer, start, op);
+    } catch (error) {
+      op.signal?.throwIfAborted();
+      if (end - start <= sector) {
+        this.#onLoss({ start, end }, error);
+        buffer.fill(0);
+        return;
+      }
+      const middle = Math.ceil((end - start) / sector / 2) * sector;
+      await this.read(buffer.subarray(0, middle), start, op);
+      await this.read(buffer.subarray(middle), start + middle, op);
+    }
+  }
+
+  /** Where it cannot be told what a range is made of, it is data: reading it shows what is lost. */
+  async *extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
+    const { start, end } = queryRange(this.size, query);
+    for (let at = start; at < end;) {
+      try {
+        for await (const extent of this.#disk.extents({ ...query, start: at, length: end - at })) {
+          yield extent;
+          at = extent.start + extent.length;
+        }
+        return;
+      } catch {
+        query.signal?.throwIfAborted();
+        const next = Math.min(end, at - (at % unknownBytes) + unknownBytes);
+        yield { start: at, length: next - at, type: 'data', depth: 0, hostOffset: null };
+        at = next;
+      }
+    }
   }
 }
 

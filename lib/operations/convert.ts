@@ -44,6 +44,8 @@ export interface ConvertOptions extends Job, Paced {
   sparseSize?: number;
   /** Writes into the target as it is, which must be at least as large as the source, instead of making it anew. */
   keepTarget?: boolean;
+  /** Says of a kept target that all of it reads as zeros, so that zeros need not be written. */
+  targetIsZero?: boolean;
   /** Whether the target is durable when the promise resolves; true by default. `false` leaves that to the system. */
   durable?: boolean;
 }
@@ -257,8 +259,13 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
     return {
       target:
         disk instanceof Qcow2
-          ? new DiskTarget(disk, writerOf(disk, options), disk.header.geometry.clusterSize, false)
-          : rawDiskTarget(disk),
+          ? new DiskTarget(
+              disk,
+              writerOf(disk, options),
+              disk.header.geometry.clusterSize,
+              options.targetIsZero ?? false,
+            )
+          : rawDiskTarget(disk, options.targetIsZero),
       has: () => false,
       sparse: true,
       finish: async () => {
@@ -277,8 +284,8 @@ async function openRaw(target: Source, lock: boolean): Promise<RawDisk> {
   return new RawDisk(storage, await storage.size(), owned);
 }
 
-function rawDiskTarget(disk: RawDisk): CopyTarget {
-  return new DiskTarget(disk, (data, position) => disk.write(data, position), 512, false);
+function rawDiskTarget(disk: RawDisk, startsZero = false): CopyTarget {
+  return new DiskTarget(disk, (data, position) => disk.write(data, position), 512, startsZero);
 }
 
 function refuseSmaller(name: string, size: number, needed: number): void {

@@ -1,6 +1,6 @@
 /** The files behind a disk, layer by layer. */
 import type { Disk } from '../disk.js';
-import { ConcatenatedDisk, DiskSlice } from '../io/derived-disk.js';
+import { DerivedDisk } from '../io/derived-disk.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { RawDisk } from '../io/raw-disk.js';
 import { Qcow2 } from '../qcow2.js';
@@ -50,8 +50,7 @@ export function layersOf(disk: Disk): Layer[] {
 
 /** What the files behind a disk are ({@link Storage.identity}), whatever it is made of. */
 export function identitiesBehind(disk: Disk): string[] {
-  if (disk instanceof ConcatenatedDisk || disk instanceof DiskSlice)
-    return disk.parts.flatMap(identitiesBehind);
+  if (disk instanceof DerivedDisk) return disk.parts.flatMap(identitiesBehind);
   return layersOf(disk).flatMap(({ identities }) => identities);
 }
 

@@ -1,6 +1,9 @@
 /** `convert`: copies a disk into a new image. */
 import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
+import { parseConvert, refuseContradictions, targetFormat } from '../convert-request.js';
+import type { ConvertRequest } from '../convert-request.js';
+import { copyBitmaps, refuseBitmaps } from '../copy-bitmaps.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import {
@@ -16,223 +19,145 @@ import {
   openFailure,
   reasonOf,
   systemErrorPath,
+  systemErrorText,
   systemErrorWords,
 } from '../error-text.js';
-import { Failure, UsageFailure } from '../failure.js';
-import { CommandLine } from '../getopt.js';
-import { ImageArguments } from '../image-arguments.js';
-import { localPath } from '../image-name.js';
+import { Failure } from '../failure.js';
+import { localPath, parseImageName } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
-import { convert, Qcow2 } from '../../index.js';
+import { convert, ConcatenatedDisk, Qcow2, SalvagedDisk } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
-import { appendOptionList, asksForHelp, OptionValues } from '../o-options.js';
+import { asksForHelp, OptionValues } from '../o-options.js';
 import type { CreateOptions, ImageFormat } from '../../options.js';
-import { spec } from '../specs/convert.js';
 import { withProgress } from '../progress.js';
 import type { ProgressLine } from '../progress.js';
 import { plainReferences } from '../references.js';
-import { sizeArgument } from '../sizes.js';
+import { openSnapshot } from '../snapshot-choice.js';
 import { writingTo } from '../unfinished.js';
 
+const sectorSize = 512;
+
 export async function run(words: readonly string[], context: Context): Promise<number> {
-  const request = parse(words);
+  const request = parseConvert(words);
   if (asksForHelp(request.optionList)) {
     context.out.write(createOptionsHelp(targetFormat(request), request.files.length > 0));
     return 0;
   }
   refuseContradictions(request);
-  const { source, target } = operands(request);
+  const sources = request.files.slice(0, -1).map((file) => request.images.name(file));
+  const target = request.files.at(-1) ?? '';
   checkCacheMode('source cache', request.sourceCache);
   await withProgress(request.progress && !request.quiet, context.out, (progress) =>
-    convertImage(source, target, request, progress, context),
+    convertImages(sources, target, { request, progress, context }),
   );
   return 0;
 }
 
-interface Request {
-  images: ImageArguments;
-  targetFormat: string;
-  optionList: string | null;
-  backing: string | null;
-  backingFormat: string | null;
-  sourceCache: string;
-  targetCache: string;
-  compress: boolean;
-  /** Bytes; null for the default. */
-  sparseSize: number | null;
-  create: boolean;
-  concurrency: number | null;
-  copyRange: boolean;
-  progress: boolean;
-  quiet: boolean;
-  files: readonly string[];
+interface Task {
+  request: ConvertRequest;
+  progress: ProgressLine | null;
+  context: Context;
 }
 
-function parse(words: readonly string[]): Request {
-  const line = new CommandLine(spec.options, words);
-  const request: Request = {
-    images: new ImageArguments(),
-    targetFormat: 'raw',
-    optionList: null,
-    backing: null,
-    backingFormat: null,
-    sourceCache: 'writeback',
-    targetCache: 'unsafe',
-    compress: false,
-    sparseSize: null,
-    create: true,
-    concurrency: null,
-    copyRange: false,
-    progress: false,
-    quiet: false,
-    files: [],
-  };
-  for (const { name, value } of line) {
-    if (!request.images.take(name, value)) takeOption(request, name, value);
-  }
-  return { ...request, files: line.positionals };
-}
-
-type ConvertOptionName = Exclude<(typeof spec.options)[number]['name'], 'help'>;
-
-function takeOption(request: Request, name: ConvertOptionName, value: string): void {
-  switch (name) {
-    case 'target-format':
-      request.targetFormat = value;
-      break;
-    case 'target-format-options':
-      request.optionList = appendOptionList(request.optionList, value);
-      break;
-    case 'backing':
-      request.backing = value;
-      break;
-    case 'backing-format':
-      request.backingFormat = value;
-      break;
-    case 'source-cache':
-      request.sourceCache = value;
-      break;
-    case 'target-cache':
-      request.targetCache = value;
-      break;
-    case 'sparse-size':
-      request.sparseSize = sparseSize(value);
-      break;
-    case 'parallel':
-      request.concurrency = parallel(value);
-      break;
-    case 'compress':
-      request.compress = true;
-      break;
-    case 'no-create':
-      request.create = false;
-      break;
-    case 'copy-range-offloading':
-      request.copyRange = true;
-      break;
-    case 'progress':
-      request.progress = true;
-      break;
-    case 'quiet':
-      request.quiet = true;
-      break;
-    default:
-      // Accepted for compatibility, or taken above.
-      break;
-  }
-}
-
-const maxSparseSize = 16 * 1024 * 1024;
-
-function sparseSize(value: string): number {
-  const size = Number(sizeArgument('buffer size for sparse output', value));
-  if (size % 512 !== 0 || size > maxSparseSize) {
-    throw new Failure(
-      `Invalid buffer size for sparse output specified. Valid sizes are multiples of 512 up to ${maxSparseSize}. ` +
-        'Select 0 to disable sparse detection (fully allocates output).',
-    );
-  }
-  return size;
-}
-
-function parallel(value: string): number {
-  const count = /^\s*\+?\d+$/.test(value) ? Number(value) : 0;
-  if (count >= 1 && count <= 16) return count;
-  throw new Failure('Invalid number of coroutines. Allowed number of coroutines is between 1 and 16');
-}
-
-/** @throws Failure */
-function targetFormat({ targetFormat }: Request): ImageFormat {
-  if (targetFormat === 'qcow2' || targetFormat === 'raw') return targetFormat;
-  throw new Failure(`Unknown file format '${targetFormat}'`);
-}
-
-function refuseContradictions(request: Request): void {
-  if (request.copyRange && request.sparseSize !== null) {
-    throw new Failure('Cannot enable copy offloading when -S is used');
-  }
-  if (request.copyRange && request.compress) {
-    throw new Failure('Cannot enable copy offloading when -c is used');
-  }
-  if (!request.create && request.optionList !== null) {
-    throw new Failure('-o has no effect when skipping image creation');
-  }
-}
-
-function operands({ files, images }: Request): { source: ImageName; target: string } {
-  const [source, target, ...more] = files;
-  if (source === undefined || target === undefined) throw new Failure('Must specify image file name');
-  if (more.length > 0) throw new UsageFailure('Only one source image can be converted at a time');
-  return { source: images.name(source), target };
-}
-
-async function convertImage(
-  source: ImageName,
-  target: string,
-  request: Request,
-  progress: ProgressLine | null,
-  { complain }: Context,
-): Promise<void> {
-  progress?.begin();
-  const { disk } = await request.images.openDisk(source);
+async function convertImages(sources: readonly ImageName[], target: string, task: Task): Promise<void> {
+  const opened: Disk[] = [];
   try {
-    if (disk instanceof Qcow2 && disk.header.cryptMethod !== 'none' && source.keySecret === undefined) {
-      throw new Failure(
-        `Could not open '${source.given}': Parameter 'encrypt.key-secret' is required for cipher`,
-      );
+    task.progress?.begin();
+    for (const source of sources) {
+      const { disk } = await task.request.images.openDisk(source, { data: true });
+      opened.push(disk);
     }
-    const format = targetFormat(request);
-    const path = localPath(target);
-    const create = targetOptions(format, path, request);
-    checkCacheMode('cache', request.targetCache);
-    const work = (signal: AbortSignal): Promise<unknown> =>
-      copy(disk, path, format, create, { request, progress, signal }).catch((error: unknown) => {
-        throw conversionFailure(error, source, target, path, request);
-      });
-    await interruptible((signal) =>
-      request.create ? writingTo(path, complain, () => work(signal)) : work(signal),
+    const [first] = opened;
+    const [name] = sources;
+    if (first === undefined || name === undefined) return;
+    await convertDisk(
+      await sourceDisk(opened, first, task),
+      first,
+      name,
+      await targetOf(target, task.request),
+      task,
     );
   } finally {
-    await disk.close();
+    for (const disk of opened) await disk.close();
   }
+}
+
+/** What is to be copied: a snapshot, several disks behind one another, or what can be read of it. */
+async function sourceDisk(opened: readonly Disk[], first: Disk, { request, context }: Task): Promise<Disk> {
+  const { snapshot, salvage } = request;
+  const whole = opened.length > 1 ? new ConcatenatedDisk(opened, sectorSize) : first;
+  const disk = snapshot === null ? whole : await openSnapshot(first, snapshot);
+  if (!salvage) return disk;
+  return new SalvagedDisk(disk, ({ start }, error) => {
+    context.complain(`warning: error while reading offset ${start}: ${systemErrorText(error)}`);
+  });
+}
+
+interface Target {
+  given: string;
+  path: string;
+  format: ImageFormat;
+}
+
+async function targetOf(given: string, request: ConvertRequest): Promise<Target> {
+  if (!request.targetImageOpts) return { given, path: localPath(given), format: targetFormat(request) };
+  if (request.targetFormat !== null) {
+    throw new Failure('--image-opts and --format are mutually exclusive');
+  }
+  const name = parseImageName(given, { imageOpts: true });
+  if (name.format !== undefined) return { given, path: name.path, format: name.format };
+  const { disk, format } = await request.images.openDisk(name, { backing: 'none' });
+  await disk.close();
+  return { given, path: name.path, format };
+}
+
+async function convertDisk(
+  disk: Disk,
+  source: Disk,
+  name: ImageName,
+  target: Target,
+  { request, progress, context }: Task,
+): Promise<void> {
+  const { path, format } = target;
+  const create = targetOptions(format, path, request);
+  checkCacheMode('cache', request.targetCache);
+  if (request.bitmaps) refuseBitmaps(source, format, create);
+  const work = async (signal: AbortSignal): Promise<void> => {
+    try {
+      await copy(disk, target, create, { request, progress, signal });
+      if (request.bitmaps && source instanceof Qcow2) {
+        await copyBitmaps(source, path, { ...request, complain: context.complain });
+      }
+    } catch (error) {
+      throw conversionFailure(error, name, target, request);
+    }
+  };
+  await interruptible((signal) =>
+    request.create ? writingTo(path, context.complain, () => work(signal)) : work(signal),
+  );
 }
 
 function copy(
   disk: Disk,
-  path: string,
-  format: ImageFormat,
+  { path, format }: Target,
   create: CreateOptions,
-  { request, progress, signal }: { request: Request; progress: ProgressLine | null; signal: AbortSignal },
+  {
+    request,
+    progress,
+    signal,
+  }: { request: ConvertRequest; progress: ProgressLine | null; signal: AbortSignal },
 ): Promise<unknown> {
   return convert(disk, path, {
     targetFormat: format,
     create,
     compress: request.compress,
     keepTarget: !request.create,
+    targetIsZero: request.targetIsZero,
     // As for qemu-img, whose default is to leave it to the system when the target reaches the disk.
     durable: request.targetCache !== 'unsafe',
     signal,
+    ...(request.rateLimit === 0 ? {} : { bytesPerSecond: request.rateLimit }),
     ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
     ...(request.concurrency === null ? {} : { concurrency: request.concurrency }),
     ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
@@ -240,7 +165,7 @@ function copy(
 }
 
 /** What the target is to be like. @throws Failure in the words of qemu-img */
-function targetOptions(format: ImageFormat, path: string, request: Request): CreateOptions {
+function targetOptions(format: ImageFormat, path: string, request: ConvertRequest): CreateOptions {
   const values = new OptionValues(createOptionTables[format]);
   if (request.optionList !== null) values.addList(request.optionList);
   if (format === 'raw' && request.backing !== null) {
@@ -277,9 +202,8 @@ function refuseToCompress(format: ImageFormat, values: OptionValues): void {
 function conversionFailure(
   error: unknown,
   source: ImageName,
-  target: string,
-  path: string,
-  request: Request,
+  { given: target, path, format }: Target,
+  request: ConvertRequest,
 ): unknown {
   if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
   if (hasCode(error, 'ERR_QCOW2_CONFLICT') && error.feature === 'size') {
@@ -296,7 +220,7 @@ function conversionFailure(
   if (!request.create) return openFailure(error, concerned);
   const reason =
     words === null ? reasonOf(error, concerned) : { text: `Could not create '${path}': ${words}` };
-  return failure(`${target}: error while converting ${request.targetFormat}: `, reason, error);
+  return failure(`${target}: error while converting ${format}: `, reason, error);
 }
 
 function isOpening(error: unknown): boolean {

@@ -9,13 +9,15 @@ import {
   object,
   progress,
   quiet,
+  rateLimit,
+  snapshotChoice,
 } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
   name: 'convert',
   summary: 'Copy a disk into a new image',
-  operands: 'SOURCE TARGET',
+  operands: 'SOURCE... TARGET',
   options: [
     { ...format, name: 'source-format' },
     imageOpts,
@@ -56,6 +58,13 @@ export const spec = {
     { name: 'parallel', letters: 'm', argument: 'N', help: 'requests in flight at once, 1 to 16' },
     { name: 'oob-writes', letters: 'W', help: 'accepted: the target may be written in any order' },
     { name: 'copy-range-offloading', letters: 'C', help: 'accepted: the file system may share extents' },
+    rateLimit,
+    snapshotChoice,
+    { name: 'bitmaps', help: 'copy the persistent bitmaps, too' },
+    { name: 'skip-broken-bitmaps', help: 'with --bitmaps: leave out those that are not consistent' },
+    { name: 'salvage', help: 'go on where the source cannot be read, with zeros' },
+    { name: 'target-is-zero', help: 'with -n: the target is known to read as zeros' },
+    { name: 'target-image-opts', help: 'with -n: the target is named by a list as for --image-opts' },
     progress,
     quiet,
     forceShare,
