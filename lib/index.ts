@@ -17,7 +17,7 @@ export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } f
 export type { Header } from './format/header.js';
 export { ConcatenatedDisk, DiskSlice, SalvagedDisk } from './io/derived-disk.js';
 export { RawDisk } from './io/raw-disk.js';
-export type { WriteOptions } from './io/requests.js';
+export type { DiscardOptions, WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 export { dehydrate, type DehydrateOptions } from './operations/dehydrate.js';
@@ -57,7 +57,14 @@ export type {
   PackedBitmap,
 } from './operations/bitmaps.js';
 export type { DirtyExtent } from './metadata/bitmap-bits.js';
-export type { CheckOptions, CheckReport, Finding, FindingKind, Severity } from './operations/check-report.js';
+export type {
+  CheckOptions,
+  CheckReport,
+  Finding,
+  FindingKind,
+  RepairTier,
+  Severity,
+} from './operations/check-report.js';
 export { convert, type ConvertOptions } from './operations/convert.js';
 export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
 export type { CreateSnapshotOptions, Snapshots } from './operations/snapshots.js';

@@ -9,7 +9,7 @@ import { createReadStream, nextData, nextHole, queryRange } from './io/disk-quer
 import { guestExtents } from './io/extents.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
-import { Requests, type WriteOptions } from './io/requests.js';
+import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.js';
 import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
 import { amendImage, type AmendOptions } from './operations/amend.js';
@@ -131,8 +131,9 @@ export class Qcow2 implements WritableDisk {
   }
 
   /** Like {@link writeZeroes}, and gives the space back to the file system once that is safe. */
-  discard(position: number | bigint, length: number | bigint, op: Op = {}): Promise<void> {
-    return this.#requests.zero(position, length, op, { punch: true });
+  discard(position: number | bigint, length: number | bigint, options: DiscardOptions = {}): Promise<void> {
+    const { keepAllocated = false } = options;
+    return this.#requests.zero(position, length, options, { punch: true, keepAllocated });
   }
 
   /** Resolves once everything written before the call is durable. */

@@ -12,11 +12,20 @@ import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
 import { readGuest } from './read.js';
 import { writeGuest } from './write.js';
-import { zeroGuest } from './zero.js';
+import { zeroGuest, type ZeroOptions } from './zero.js';
 
 export interface WriteOptions extends Op {
   /** Stores whole clusters compressed: `true` or a level (zlib 1 to 12, zstd 1 to 22). */
   compress?: boolean | number;
+}
+
+export interface DiscardOptions extends Op {
+  /**
+   * Keeps the clusters of the range for it, as zeros without space on the medium, so that what is written there later does
+   * not go to other places: against fragmentation. Not where they are shared with a snapshot, compressed, or in an image of
+   * version 2; these are given up. Durable when it resolves.
+   */
+  keepAllocated?: boolean;
 }
 
 export class Requests {
@@ -57,14 +66,13 @@ export class Requests {
     });
   }
 
-  /** @param punch whether the space goes back to the file system */
   zero(
     position: number | bigint,
     length: number | bigint,
     op: Op,
-    { punch }: { punch: boolean },
+    options: Pick<ZeroOptions, 'punch' | 'keepAllocated'>,
   ): Promise<void> {
-    return this.#change(position, length, op, (start, end) => zeroGuest(this.#guest, start, end, { punch }));
+    return this.#change(position, length, op, (start, end) => zeroGuest(this.#guest, start, end, options));
   }
 
   flush(): Promise<void> {

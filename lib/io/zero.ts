@@ -13,6 +13,11 @@ const zeroBlock = new Uint8Array(64 * 1024);
 export interface ZeroOptions {
   /** Gives the space back to the file system, too. */
   punch: boolean;
+  /**
+   * Keeps the host clusters that belong to the range alone, where the format can say that one reads as zeros: what is
+   * written there later goes to the same place.
+   */
+  keepAllocated?: boolean;
   /** Forgets whole clusters even where a backing disk shows through then: for what lies past the end of the disk. */
   forget?: boolean;
 }
@@ -93,8 +98,11 @@ async function zeroClusters(
   if (start >= end) return;
   const treatment = options.forget === true ? 'forget' : wholeTreatment(guest);
   const runs = await guest.image.mapping.collect(guestOffset(start), end);
-  const groups = groupsToZero(guest, runs);
+  const keeps = (run: Run): boolean => options.keepAllocated === true && isKept(guest, run);
+  const groups = groupsToZero(guest, runs, keeps);
   await checkRuns(guest, groups.flat());
+  const hasOwnDataFile = guest.image.hasDataFile && !hasFeature(guest.image.header, 'rawExternal');
+  const emptied: Run[] = [];
   for (const group of groups) {
     const last = group.at(-1);
     const [first] = group;
@@ -102,28 +110,51 @@ async function zeroClusters(
     const length = last.start + last.length - first.start;
     if (treatment === 'write') {
       await writeZeros(guest, first.start, Math.min(first.start + length, limit));
-      continue;
+    } else if (keeps(first)) {
+      await setZero(guest, first.start, length, 'keep-host');
+      emptied.push(...group);
+    } else {
+      await setZero(guest, first.start, length, treatment);
+      releaseRuns(guest, group, options.punch);
+      if (hasOwnDataFile) emptied.push(...group.filter(hasPlace));
     }
-    await setZero(guest, first.start, length, treatment);
-    releaseRuns(guest, group, options.punch);
   }
+  if (options.punch && emptied.length > 0) await punchInPlace(guest, emptied);
 }
 
 /**
- * Neighbouring runs that do not read as zeros yet. A cluster with a place in the file has no run that counts as zero
- * already, so groups that have something to let go of begin and end at clusters.
+ * Gives back the space of clusters that stay where they are, or in an external data file. Nothing can be written there
+ * before that is done, as the caller holds the lock; so the entries become durable at once.
  */
-function groupsToZero(guest: GuestImage, runs: readonly Run[]): Run[][] {
+async function punchInPlace({ image }: GuestImage, runs: readonly Run[]): Promise<void> {
+  await image.committer.flush();
+  for (const { host, length } of runs) await image.dataStorage.punch?.(host, length);
+}
+
+const hasPlace = ({ kind }: Run): boolean =>
+  kind === RunKind.data || kind === RunKind.zeroAllocated || kind === RunKind.unallocatedInCluster;
+
+/** Whether a run's host clusters are its own (COPIED) and can be said to be zeros. */
+function isKept({ image }: GuestImage, run: Run): boolean {
+  const canTell = (image.mapping.l2Flags & (L2Flag.zeroFlag | L2Flag.extended)) !== 0;
+  return canTell && !image.hasDataFile && hasPlace(run) && run.aux === 1;
+}
+
+/**
+ * Neighbouring runs that do not read as zeros yet, those whose clusters are kept apart from others. A cluster with a place
+ * in the file has no run that counts as zero already, so groups that have something to let go of begin and end at clusters.
+ */
+function groupsToZero(guest: GuestImage, runs: readonly Run[], keeps: (run: Run) => boolean): Run[][] {
   const groups: Run[][] = [];
-  let open = false;
+  let last: Run | undefined;
   for (const run of runs) {
     if (isZeroAlready(guest, run)) {
-      open = false;
+      last = undefined;
       continue;
     }
-    if (open) groups.at(-1)?.push(run);
+    if (last !== undefined && keeps(last) === keeps(run)) groups.at(-1)?.push(run);
     else groups.push([run]);
-    open = true;
+    last = run;
   }
   return groups;
 }

@@ -58,7 +58,9 @@ export function countRefcountStructure(context: CheckContext): void {
 
 function damaged(context: CheckContext, kind: FindingKind, where: string, finding: string): void {
   context.refcountDamage++;
-  context.findings.add({ kind, severity: 'corruption', where, message: `${where}: ${finding}` });
+  // The refcounts are made anew from what the other tables say.
+  const repair = 'risky';
+  context.findings.add({ kind, severity: 'corruption', repair, where, message: `${where}: ${finding}` });
 }
 
 /** Where refcount block `index` can be read; 0 when there is none. Stray reserved bits are left out of account. */

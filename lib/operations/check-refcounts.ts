@@ -152,6 +152,7 @@ export async function reportRefcounts(context: CheckContext): Promise<RefcountSu
       {
         kind: error === undefined ? 'table-unreadable' : 'io-error',
         severity: 'error',
+        repair: 'risky',
         where: `refcount block ${block}`,
         message: `Refcount block ${block} cannot be read (${why}): the refcounts of ${clusters} clusters are unknown`,
       },

@@ -24,9 +24,20 @@ export type FindingKind =
   | 'encryption-header'
   | 'io-error';
 
+/**
+ * What a repair does about a finding.
+ * - `safe`: puts it right, and nothing that can be read now can be lost by that
+ * - `risky`: `repair: 'all'` puts it right by what the tables say; where these say two things of one place, what one of them
+ *   means may be lost already, or be lost with the next write
+ * - `none`: leaves it, as putting it right would take a guess
+ */
+export type RepairTier = 'safe' | 'risky' | 'none';
+
 export interface Finding {
   kind: FindingKind;
   severity: Severity;
+  /** Whether it can be repaired, and whether that can lose data. */
+  repair: RepairTier;
   /** What the finding is about: `L2 entry 12 of the table at 0x50000`, `refcount table entry 0`. */
   where: string;
   /** Host offset concerned, bytes, when there is one. */
@@ -65,6 +76,8 @@ export interface CheckOptions extends Omit<Job, 'concurrency'> {
   repair?: 'leaks' | 'all';
   /** How many findings to keep; 1000 by default. */
   maxFindings?: number;
+  /** Called with every finding as it is found, however many there are; of a repair, with what was found before it. */
+  onFinding?: (finding: Finding) => void;
   /**
    * Memory for counting references, bytes; 1 GiB by default, enough for 64 TiB with clusters of 64 KiB. An image that
    * needs more fails with `ERR_QCOW2_LIMIT`.

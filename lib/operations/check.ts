@@ -29,7 +29,7 @@ export async function examine(
   options: CheckOptions,
   progress: CheckProgress = new CheckProgress(options),
 ): Promise<Examination> {
-  const context = await CheckContext.of(image, new Findings(options.maxFindings), progress, options);
+  const context = await CheckContext.of(image, new Findings(options), progress, options);
   const statistics = await countReferences(context, { refcountStructure: true });
   const refcounts = await reportRefcounts(context);
   const asCounted = refcounts.low + refcounts.high + refcounts.unreadable === 0;

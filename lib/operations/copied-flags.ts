@@ -10,7 +10,7 @@ import { activeL1 } from './check-references.js';
 
 /** Sets COPIED on all entries whose refcount is 1. Everything is in the file as it is in memory. */
 export async function setMissingCopied(image: Image, progress: CheckProgress): Promise<void> {
-  const context = await CheckContext.of(image, new Findings(0), progress, {});
+  const context = await CheckContext.of(image, new Findings({ maxFindings: 0 }), progress, {});
   followL1(context, image.mapping.l1Bytes, activeL1, 0, context.activeTables);
   await correctCopied(context, 'set', await storedRefcounts(context));
 }

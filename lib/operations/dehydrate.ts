@@ -81,7 +81,7 @@ async function* pieceStream(storage: Storage, options: DehydrateOptions): AsyncG
   const data = hasFeature(header, 'externalData') ? new MemoryStorage() : null;
   const image = await Image.open(storage, data, header, { writable: false, forRepair: true, cacheBytes });
   const progress = new CheckProgress(options);
-  const context = await CheckContext.of(image, new Findings(0), progress, {});
+  const context = await CheckContext.of(image, new Findings({ maxFindings: 0 }), progress, {});
   await countReferences(context, { refcountStructure: true });
   yield encodeFileSize(context.fileSize);
   let total = 0;

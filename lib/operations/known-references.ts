@@ -32,7 +32,7 @@ export async function knownReferences(image: Image): Promise<ReferenceCounts | n
   try {
     if ((await listBytes(image)) > maxListBytes) return null;
     const progress = new CheckProgress({ signal: AbortSignal.timeout(maxDuration) });
-    const context = await CheckContext.of(image, new Findings(0), progress, { memoryLimit });
+    const context = await CheckContext.of(image, new Findings({ maxFindings: 0 }), progress, { memoryLimit });
     await countLists(context);
     const { activeTables, snapshotTables } = context;
     const tables = activeTables.offsets.length + snapshotTables.offsets.length;

@@ -121,7 +121,7 @@ async function repairImage(
     else await repairLeaks(after, fixed);
     if (fixed.leaks + fixed.corruptions === before) break;
     forgetOldRefcounts(image);
-    after = await examine(image, options, progress);
+    after = await examine(image, withoutListener(options), progress);
     if (isSound(after)) break;
   }
   await clearMarks(image, after);
@@ -132,6 +132,11 @@ async function repairImage(
     corruptionsFixed: fixed.corruptions,
     findings: mergeFindings(found.context.findings.kept, report.findings, options.maxFindings),
   };
+}
+
+/** What is looked at again is not told again. */
+function withoutListener({ onFinding: _told, ...options }: CheckOptions): CheckOptions {
+  return options;
 }
 
 async function repairAll(
@@ -159,6 +164,7 @@ async function repairAll(
     context.findings.add({
       kind: 'refcount-table',
       severity: 'corruption',
+      repair: 'none',
       where: 'the refcount table',
       message: `The refcounts cannot be rebuilt. ${error.message}`,
     });

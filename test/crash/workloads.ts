@@ -4,6 +4,7 @@ import {
   create,
   MemoryStorage,
   type CompactOptions,
+  type DiscardOptions,
   open,
   type CreateOptions,
   type OpenOptions,
@@ -213,8 +214,8 @@ export class Guest {
     return this.history.writing(Buffer.alloc(length), position, run);
   }
 
-  discard(position: number, length: number): Promise<void> {
-    const run = (): Promise<void> => this.disk.discard(position, length);
+  discard(position: number, length: number, options: DiscardOptions = {}): Promise<void> {
+    const run = (): Promise<void> => this.disk.discard(position, length, options);
     return this.history.writing(Buffer.alloc(length), position, run);
   }
 
@@ -306,6 +307,17 @@ export const workloads: readonly Workload[] = [
       await guest.flush();
       await guest.write(2 * kib, 3 * kib);
       await guest.flush();
+      await guest.close();
+    },
+  },
+  {
+    name: 'discard and keep the clusters, then write there',
+    run: async (guest) => {
+      await guest.discard(2 * kib, 14 * kib, { keepAllocated: true });
+      await guest.write(5 * kib, 1024);
+      await guest.discard(5 * kib, 4 * kib, { keepAllocated: true });
+      await guest.flush();
+      await guest.write(8 * kib, 512);
       await guest.close();
     },
   },
