@@ -24,6 +24,9 @@ export const registry: Readonly<Record<string, Entry>> = {
   amend: { command: () => import('./commands/amend.js'), spec: () => import('./specs/amend.js') },
   dd: { command: () => import('./commands/dd.js'), spec: () => import('./specs/dd.js') },
   serve: { command: () => import('./commands/serve.js'), spec: () => import('./specs/serve.js') },
+  compact: { command: () => import('./commands/compact.js'), spec: () => import('./specs/compact.js') },
+  dehydrate: { command: () => import('./commands/dehydrate.js'), spec: () => import('./specs/dehydrate.js') },
+  rehydrate: { command: () => import('./commands/rehydrate.js'), spec: () => import('./specs/rehydrate.js') },
   bench: { command: () => import('./commands/bench.js'), spec: () => import('./specs/bench.js') },
 };
 

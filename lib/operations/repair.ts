@@ -112,6 +112,12 @@ async function repairImage(
   progress: CheckProgress,
 ): Promise<CheckReport> {
   const fixed: Fixed = { leaks: 0, corruptions: 0 };
+  // What is looked at again is not told again.
+  const { maxFindings, memoryLimit } = options;
+  const again = {
+    ...(maxFindings === undefined ? {} : { maxFindings }),
+    ...(memoryLimit === undefined ? {} : { memoryLimit }),
+  };
   let after = found;
   for (let round = 0; round < maxRounds; round++) {
     const before = fixed.leaks + fixed.corruptions;
@@ -121,7 +127,7 @@ async function repairImage(
     else await repairLeaks(after, fixed);
     if (fixed.leaks + fixed.corruptions === before) break;
     forgetOldRefcounts(image);
-    after = await examine(image, withoutListener(options), progress);
+    after = await examine(image, again, progress);
     if (isSound(after)) break;
   }
   await clearMarks(image, after);
@@ -132,11 +138,6 @@ async function repairImage(
     corruptionsFixed: fixed.corruptions,
     findings: mergeFindings(found.context.findings.kept, report.findings, options.maxFindings),
   };
-}
-
-/** What is looked at again is not told again. */
-function withoutListener({ onFinding: _told, ...options }: CheckOptions): CheckOptions {
-  return options;
 }
 
 async function repairAll(

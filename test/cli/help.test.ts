@@ -3,14 +3,22 @@ import { describe, expect, it } from 'vitest';
 import { qcow2 } from './run.js';
 
 describe('COMMAND --help', () => {
-  it.each(['create', 'info', 'check', 'map', 'convert', 'resize', 'serve'])(
-    'tells about %s',
-    async (command) => {
-      for (const letter of ['--help', '-h']) {
-        const { code, stdout, stderr } = await qcow2([command, letter], '.');
-        expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
-        expect(stdout).toMatch(new RegExp(`^usage: qcow2 ${command} `));
-      }
-    },
-  );
+  it.each([
+    'create',
+    'info',
+    'check',
+    'map',
+    'convert',
+    'resize',
+    'serve',
+    'compact',
+    'dehydrate',
+    'rehydrate',
+  ])('tells about %s', async (command) => {
+    for (const letter of ['--help', '-h']) {
+      const { code, stdout, stderr } = await qcow2([command, letter], '.');
+      expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
+      expect(stdout).toMatch(new RegExp(`^usage: qcow2 ${command} `));
+    }
+  });
 });

@@ -1,0 +1,83 @@
+/** `compact`: makes an image file as small as it can be. */
+import type { Context } from '../context.js';
+import { failure, reasonOf } from '../error-text.js';
+import { UsageFailure } from '../failure.js';
+import { CommandLine } from '../getopt.js';
+import { ImageArguments } from '../image-arguments.js';
+import type { ImageName } from '../image-name.js';
+import type { CompactReport } from '../../index.js';
+import { interruptible } from '../interrupt.js';
+import { toJson } from '../json.js';
+import { spec } from '../specs/compact.js';
+import { outputFormat, type OutputFormat } from '../output-format.js';
+import { ProgressLine } from '../progress.js';
+
+export async function run(words: readonly string[], { out }: Context): Promise<number> {
+  const { name, images, detectZeroes, progress, output, quiet } = parse(words);
+  // The backing files are needed only to tell where zeros may be dropped.
+  const disk = await images.openQcow2(name, { mode: 'r+', backing: detectZeroes ? 'full' : 'none' });
+  const line = progress && !quiet ? new ProgressLine(out) : null;
+  line?.begin();
+  let report: CompactReport;
+  try {
+    report = await interruptible((signal) =>
+      disk.compact({
+        detectZeroes,
+        signal,
+        ...(line === null ? {} : { onProgress: (how) => line.update(how) }),
+      }),
+    );
+    line?.end(true);
+  } catch (error) {
+    line?.end(false);
+    throw failure('', reasonOf(error, { name: name.given }), error);
+  } finally {
+    await disk.close();
+  }
+  if (quiet) return 0;
+  if (output === 'json') out.write(`${toJson(jsonOf(report))}\n`);
+  else out.write(textOf(report));
+  return 0;
+}
+
+function jsonOf({ copied, updated, oldSize, newSize }: CompactReport): Record<string, number> {
+  return { copied, updated, 'old-size': oldSize, 'new-size': newSize };
+}
+
+function textOf({ copied, updated, oldSize, newSize }: CompactReport): string {
+  return (
+    `${copied} bytes moved, ${updated} references changed.\n` +
+    `Image file: ${newSize} bytes, ${oldSize - newSize} fewer than before.\n`
+  );
+}
+
+interface Request {
+  name: ImageName;
+  images: ImageArguments;
+  detectZeroes: boolean;
+  progress: boolean;
+  output: OutputFormat;
+  quiet: boolean;
+}
+
+function parse(words: readonly string[]): Request {
+  const line = new CommandLine(spec.options, words);
+  const images = new ImageArguments();
+  const seen = new Set<string>();
+  let output = 'human';
+  for (const { name, value } of line) {
+    if (images.take(name, value)) continue;
+    if (name === 'output') output = value;
+    seen.add(name);
+  }
+  const [file, ...more] = line.positionals;
+  if (file === undefined || more.length > 0) throw new UsageFailure('Expecting one image file name');
+  return {
+    name: images.name(file),
+    images,
+    detectZeroes: seen.has('detect-zeroes'),
+    progress: seen.has('progress'),
+    output: outputFormat(output),
+    quiet: seen.has('quiet'),
+  };
+}
