@@ -49,10 +49,12 @@ export async function compactGuest(
     if (options.detectZeroes === true) await dropZeroes(job);
     await dropEmptyTables(job);
     await movePasses(job);
-  } finally {
-    // Whatever was done by then is worth keeping, whether all of it was or not.
-    await job.quietly(() => cut(image));
+  } catch (error) {
+    // What was done by then is worth keeping; what went wrong first is what is told.
+    await job.quietly(() => cut(image)).catch(() => undefined);
+    throw error;
   }
+  await job.quietly(() => cut(image));
   return { copied: job.copied, updated: job.updated, oldSize, newSize: await image.storage.size() };
 }
 
