@@ -33,7 +33,12 @@ export async function imagePicture(image: Qcow2, options: PictureOptions = {}): 
   if (image.guest.image.writable) await image.flush();
   const progress = new CheckProgress(options);
   const { geometry, storage, dataStorage } = image.guest.image;
-  const context = await CheckContext.of(image.guest.image, new Findings({ maxFindings: 0 }), progress, options);
+  const context = await CheckContext.of(
+    image.guest.image,
+    new Findings({ maxFindings: 0 }),
+    progress,
+    options,
+  );
   await countReferences(context, { refcountStructure: true });
 
   const file = emptyParts(
