@@ -27,7 +27,7 @@ export async function describe(
       name: name.shown,
       format,
       virtualSize: wholeSectors(disk.size),
-      actualSize: details === null ? statSync(name.path).blocks * 512 : details.actualSize,
+      actualSize: details === null ? occupied(name) : details.actualSize,
       fullBackingName: backing === null ? null : besideImage(name.path, backing.name),
       details,
     };
@@ -77,7 +77,14 @@ function backingName(image: ImageDescription, images: ImageArguments): ImageName
   return { given, shown: given, path: given, ...format };
 }
 
-function noteFile({ path, shown }: ImageName, seen: Set<string>): void {
+/** Bytes that a raw file takes up, where that can be told. */
+function occupied({ path, remote }: ImageName): number | null {
+  return remote === undefined ? statSync(path).blocks * 512 : null;
+}
+
+function noteFile({ path, shown, remote }: ImageName, seen: Set<string>): void {
+  // Nothing leads to it but the command line.
+  if (remote !== undefined) return;
   const { dev, ino } = statSync(path, { bigint: true });
   const identity = `${dev}:${ino}`;
   if (seen.has(identity)) throw new Failure(`Backing file '${shown}' creates an infinite loop.`);

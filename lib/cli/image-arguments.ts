@@ -1,7 +1,7 @@
 /** The options that every command about existing images has, and opening an image as they say. */
 import { open, openDisk, Qcow2 } from '../index.js';
 import type { Disk } from '../index.js';
-import type { ImageFormat, OpenOptions } from '../options.js';
+import type { ImageFormat, OpenOptions, Source } from '../options.js';
 import type { Context } from './context.js';
 import { defined } from './defined.js';
 import { openFailure } from './error-text.js';
@@ -80,7 +80,8 @@ export class ImageArguments {
     const { mode, backing, forRepair, lock } = opening;
     return {
       ...defined({ mode, backing, forRepair, lock }),
-      resolve: this.#denyReferences ? 'deny' : plainReferences(name.path),
+      // What comes from a server does not get to name files of this machine.
+      resolve: this.#denyReferences || name.remote !== undefined ? 'deny' : plainReferences(name.path),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),
       ...(name.keySecret === undefined ? {} : { secret: this.secrets.get(name.keySecret) }),
     };
@@ -89,7 +90,7 @@ export class ImageArguments {
   /** Opens an image of either format. @throws Failure in the words of qemu-img */
   openDisk(name: ImageName, opening: Opening = {}): Promise<{ disk: Disk; format: ImageFormat }> {
     return reporting(name, opening, async () => {
-      const opened = await openDisk(name.path, {
+      const opened = await openDisk(await sourceOf(name, opening), {
         ...this.openOptions(name, opening),
         ...(name.format === undefined ? {} : { format: name.format }),
       });
@@ -116,7 +117,9 @@ export class ImageArguments {
 
   /** Opens an image that must be qcow2. @throws Failure in the words of qemu-img */
   openQcow2(name: ImageName, opening: Opening = {}): Promise<Qcow2> {
-    return reporting(name, opening, () => open(name.path, this.openOptions(name, opening)));
+    return reporting(name, opening, async () =>
+      open(await sourceOf(name, opening), this.openOptions(name, opening)),
+    );
   }
 }
 
@@ -125,6 +128,12 @@ async function demandKey(disk: Disk, { keySecret }: ImageName): Promise<void> {
   if (!(disk instanceof Qcow2) || disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
   await disk.close();
   throw new Failure("Parameter 'encrypt.key-secret' is required for cipher");
+}
+
+async function sourceOf({ path, remote }: ImageName, { mode }: Opening): Promise<Source> {
+  if (remote === undefined) return path;
+  const { openRemote } = await import('./remote-image.js');
+  return openRemote(remote, mode);
 }
 
 async function reporting<T>(name: ImageName, opening: Opening, work: () => Promise<T>): Promise<T> {

@@ -10,6 +10,8 @@ export interface ImageName {
   /** As `info` prints it. */
   shown: string;
   path: string;
+  /** For an image on a server, where; `path` is the same as text then. */
+  remote?: URL;
   /** The format asked for; probed when absent. */
   format?: ImageFormat;
   /** The secret that unlocks the image. */
@@ -28,12 +30,34 @@ export function parseImageName(given: string, options: { imageOpts: boolean; for
     if (options.imageOpts) return fromOptions(given, listOptions(given));
     if (given.startsWith('json:')) return fromOptions(given, jsonOptions(given));
     const format = options.format === undefined ? undefined : knownDriver(options.format);
-    const path = localPath(given);
-    return { given, shown: path, path, ...(format === undefined ? {} : { format }) };
+    const remote = remoteUrl(given);
+    const path = remote === null ? localPath(given) : given;
+    return {
+      given,
+      shown: path,
+      path,
+      ...(remote === null ? {} : { remote }),
+      ...(format === undefined ? {} : { format }),
+    };
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
     throw new Failure(`Could not open '${given}': ${error.message}`, { cause: error });
   }
+}
+
+const remoteProtocols = ['http', 'https', 'nbd', 'nbds', 'nbd+unix', 'nbds+unix'];
+
+/** The URL that a name given on the command line is, or null for the name of a file. */
+function remoteUrl(given: string): URL | null {
+  const protocol = protocolOf(given);
+  if (protocol === null || !remoteProtocols.includes(protocol)) return null;
+  // QEMU's own way to write it, nbd:unix:PATH and nbd:HOST:PORT.
+  const [, socket] = /^nbd:unix:([^:]+)$/.exec(given) ?? [];
+  if (socket !== undefined) return new URL(`nbd+unix:///?socket=${encodeURIComponent(socket)}`);
+  const [, host, port] = /^nbd:([^:/]+):(\d+)$/.exec(given) ?? [];
+  if (host !== undefined && port !== undefined) return new URL(`nbd://${host}:${port}/`);
+  if (!URL.canParse(given)) throw new Failure(`'${given}' is no URL`);
+  return new URL(given);
 }
 
 /**

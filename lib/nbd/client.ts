@@ -88,6 +88,8 @@ export class NbdClient {
       if (this.#pending.size > 0) socket.destroy(new Error(`no sign of life for ${this.#timeout} ms`));
     });
     this.#closed = new Promise((resolve) => socket.once('close', () => resolve()));
+    // A connection on which nothing is waited for keeps no program alive.
+    socket.unref();
     void this.#receive();
   }
 
@@ -145,6 +147,7 @@ export class NbdClient {
     if (this.#ending === null) {
       this.#ending = new Qcow2Error('ERR_QCOW2_CLOSED', `${this.name} is closed`);
       if (this.#pending.size > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+      this.#socket.ref();
       this.#socket.end(commandRequest(0, Command.disconnect, 0, 0, 0));
       this.#socket.setTimeout(1000, () => this.#socket.destroy());
     }
@@ -166,6 +169,7 @@ export class NbdClient {
       };
       this.#pending.set(cookie, pending);
       this.#socket.setTimeout(this.#timeout);
+      this.#socket.ref();
       this.#socket.cork();
       this.#socket.write(commandRequest(cookie, type, flags, position, length));
       if (data !== undefined) this.#socket.write(data);
@@ -256,6 +260,7 @@ export class NbdClient {
     else pending.reject(pending.failure);
     if (this.#pending.size === 0) {
       this.#socket.setTimeout(0);
+      this.#socket.unref();
       this.#whenIdle?.();
     }
   }
