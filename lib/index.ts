@@ -16,6 +16,7 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { ConcatenatedDisk, DiskSlice, SalvagedDisk } from './io/derived-disk.js';
+export { extentLists } from './io/extents.js';
 export { RawDisk } from './io/raw-disk.js';
 export type { DiscardOptions, WriteOptions } from './io/requests.js';
 export type { AmendOptions } from './operations/amend.js';

@@ -6,7 +6,7 @@ import type { Header } from './format/header.js';
 import { toBytes } from './format/units.js';
 import { assertChangeable, assertWritable } from './io/changeable.js';
 import { createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
-import { guestExtents } from './io/extents.js';
+import { guestExtentLists, guestExtents } from './io/extents.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
 import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.js';
@@ -145,6 +145,12 @@ export class Qcow2 implements WritableDisk {
     this.#requests.assertOpen();
     const { start, end } = queryRange(this.size, query);
     return guestExtents(this.#guest, start, end, query);
+  }
+
+  extentLists(query: ExtentQuery = {}): AsyncGenerator<Extent[]> {
+    this.#requests.assertOpen();
+    const { start, end } = queryRange(this.size, query);
+    return guestExtentLists(this.#guest, start, end, query);
   }
 
   nextData(position: number | bigint, op?: Op): Promise<number | null> {

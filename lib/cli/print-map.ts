@@ -23,18 +23,23 @@ const kinds = {
 } as const;
 
 /** Turns extents into entries, merging neighbours that qemu-img does not tell apart. */
-export async function* mapEntries(extents: AsyncIterable<Extent>): AsyncGenerator<MapEntry> {
+export async function* mapEntries(lists: AsyncIterable<readonly Extent[]>): AsyncGenerator<MapEntry[]> {
   let last: MapEntry | null = null;
-  for await (const { start, length, depth, type, hostOffset } of extents) {
-    const entry = { start, length, depth, ...kinds[type], offset: hostOffset };
-    if (last !== null && goesOn(last, entry)) {
-      last.length += entry.length;
-      continue;
+  for await (const extents of lists) {
+    const entries: MapEntry[] = [];
+    for (const { start, length, depth, type, hostOffset } of extents) {
+      const { present, zero, data } = kinds[type];
+      const entry = { start, length, depth, present, zero, data, offset: hostOffset };
+      if (last !== null && goesOn(last, entry)) {
+        last.length += entry.length;
+        continue;
+      }
+      if (last !== null) entries.push(last);
+      last = entry;
     }
-    if (last !== null) yield last;
-    last = entry;
+    yield entries;
   }
-  if (last !== null) yield last;
+  if (last !== null) yield [last];
 }
 
 function goesOn(last: MapEntry, next: MapEntry): boolean {

@@ -4,10 +4,13 @@ import { settleAll } from '../storage/settle.js';
 import type { Storage } from '../storage/storage.js';
 import type { CheckOptions } from './check-report.js';
 
-const batchBytes = 1024 * 1024;
+const batchBytes = 2 * 1024 * 1024;
 const maxInFlight = 32;
 
-/** Clusters of the file, one behind the other in `bytes`, in the order of their offsets in `offsets`. */
+/**
+ * Clusters of the file, one behind the other in `bytes`, in the order of their offsets in `offsets`. The memory is used again
+ * for the next batch but one.
+ */
 export interface ClusterBatch {
   readonly offsets: Float64Array;
   readonly bytes: Uint8Array;
@@ -53,10 +56,14 @@ export async function* readClusters(
   progress: CheckProgress,
 ): AsyncGenerator<ClusterBatch> {
   const perBatch = Math.max(1, batchBytes / clusterSize);
-  let next = readBatch(storage, offsets, 0, perBatch, clusterSize);
+  const bufferSize = Math.min(perBatch, offsets.length) * clusterSize;
+  let buffer = pageBytes(bufferSize);
+  let other = pageBytes(offsets.length > perBatch ? bufferSize : 0);
+  let next = readBatch(storage, offsets, 0, perBatch, clusterSize, buffer);
   for (let first = 0; first < offsets.length; first += perBatch) {
     const batch = await next;
-    next = readBatch(storage, offsets, first + perBatch, perBatch, clusterSize);
+    [buffer, other] = [other, buffer];
+    next = readBatch(storage, offsets, first + perBatch, perBatch, clusterSize, buffer);
     // Nobody waits for it when the work on this batch fails.
     next.catch(() => undefined);
     progress.step(batch.bytes.length);
@@ -70,9 +77,10 @@ async function readBatch(
   first: number,
   count: number,
   clusterSize: number,
+  buffer: Uint8Array,
 ): Promise<ClusterBatch> {
   const offsets = all.subarray(first, first + count);
-  const bytes = pageBytes(offsets.length * clusterSize);
+  const bytes = buffer.subarray(0, offsets.length * clusterSize);
   const failures = new Map<number, unknown>();
   let inFlight: Promise<void>[] = [];
   for (let at = 0; at < offsets.length;) {

@@ -62,11 +62,8 @@ bool ReferenceCounts::addSlowly(Page& page, size_t index, uint64_t times) {
   return true;
 }
 
-uint64_t ReferenceCounts::get(uint64_t cluster) const {
-  if (cluster >= clusters_) return 0;
-  const Page& page = pages_[cluster >> kPageBits];
-  if (page.order == kAbsent) return 0;
-  return refcountGet(view(page), page.order, static_cast<size_t>(cluster & (kPageClusters - 1)));
+uint64_t ReferenceCounts::getSlowly(const Page& page, size_t index) {
+  return page.order == kAbsent ? 0 : refcountGet(view(page), page.order, index);
 }
 
 // Looks for a cluster page by page; inPage(page, first, end) is asked about the pages that exist.

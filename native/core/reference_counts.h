@@ -2,6 +2,7 @@
 #ifndef QCOW2_CORE_REFERENCE_COUNTS_H_
 #define QCOW2_CORE_REFERENCE_COUNTS_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 
@@ -50,7 +51,22 @@ class ReferenceCounts {
   bool extend(uint64_t clusters);
 
   // 0 past the last cluster.
-  uint64_t get(uint64_t cluster) const;
+  uint64_t get(uint64_t cluster) const {
+    if (cluster >= clusters_) return 0;
+    const Page& page = pages_[cluster >> kPageBits];
+    if (page.order == kNarrowest) return page.counts[cluster & (kPageClusters - 1)];
+    return getSlowly(page, static_cast<size_t>(cluster & (kPageClusters - 1)));
+  }
+
+  // The counters from a cluster on, as far as they lie in one page and are a byte each; else nothing.
+  Bytes narrowFrom(uint64_t cluster) const {
+    if (cluster >= clusters_) return {};
+    const Page& page = pages_[cluster >> kPageBits];
+    if (page.order != kNarrowest) return {};
+    const uint64_t index = cluster & (kPageClusters - 1);
+    const uint64_t count = std::min(kPageClusters - index, clusters_ - cluster);
+    return view(page).subspan(static_cast<size_t>(index), static_cast<size_t>(count));
+  }
 
   // The first cluster in [first, end) that is counted / not counted, else `end`. Those past the last are not
   // counted.
@@ -81,6 +97,7 @@ class ReferenceCounts {
     return static_cast<size_t>(kPageClusters << order >> 3);
   }
   static Bytes view(const Page& page) { return {page.counts.get(), pageBytes(page.order)}; }
+  static uint64_t getSlowly(const Page& page, size_t index);
   bool addSlowly(Page& page, size_t index, uint64_t times);
   bool widen(Page& page, unsigned char order);
   template <typename InPage>

@@ -53,6 +53,26 @@ const unsigned char* counterAhead(const ReferenceCounts& counts, const L2Format&
   return counts.counterOf((loadDescriptor(format, table, ahead) & kHostMask) >> format.clusterBits);
 }
 
+// The host cluster of an entry that is data and nothing else, as nearly all are; 0 for every other entry.
+uint64_t plainHost(const L2Format& format, uint64_t descriptor) {
+  constexpr uint64_t kAnythingElse = kReservedStandard | kCompressed | kZeroFlag;
+  const uint64_t host = descriptor & kHostMask;
+  const bool plain = (descriptor & kAnythingElse) == 0 && (host & (format.clusterSize() - 1)) == 0 &&
+                     !format.extended && !format.externalData;
+  return plain ? host : 0;
+}
+
+// How many refcounts of a block, from `index` on, surely agree with the counts; the next may agree, too.
+size_t agreeing(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t cluster, size_t index) {
+  if (order != 4) return 0;
+  const Bytes narrow = counts.narrowFrom(cluster);
+  const size_t limit = std::min(narrow.size(), block.size() / 2 - index);
+  const unsigned char* stored = block.data() + index * 2;
+  size_t same = 0;
+  while (same < limit && loadBig<uint16_t>(stored + same * 2) == narrow[same]) ++same;
+  return same;
+}
+
 enum class Copied : uint8_t { clear, set, unknown };
 
 Copied expectedCopied(const ReferenceCounts& counts, const L2Format& format, const L2Entry& entry) {
@@ -86,6 +106,14 @@ Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table,
   for (size_t index = 0; index < entries; ++index) {
     QCOW2_PREFETCH(counterAhead(counts, format, table, entries, index));
     const uint64_t descriptor = loadDescriptor(format, table, index);
+    const uint64_t plain = plainHost(format, descriptor);
+    if (plain != 0 && (plain >> format.clusterBits) < counts.clusters()) {
+      if (!counts.add(plain >> format.clusterBits, times)) return Counted::limitPassed;
+      ++summary.allocated;
+      if (nextHost != 0 && plain != nextHost) ++summary.fragmented;
+      nextHost = plain + format.clusterSize();
+      continue;
+    }
     const uint64_t bitmap = loadBitmap(format, table, index);
     if ((descriptor | bitmap) == 0) continue;
     const L2Entry entry = decodeL2Entry(format, descriptor, bitmap);
@@ -113,6 +141,8 @@ size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, 
   uint64_t lastCounted = 0;
   uint64_t lastEnd = 0;
   for (size_t index = first; index < entries; ++index) {
+    index += agreeing(counts, block, order, firstCluster + index, index);
+    if (index >= entries) break;
     const uint64_t stored = refcountGet(block, order, index);
     const uint64_t counted = counts.get(firstCluster + index);
     if (stored == counted) continue;
@@ -153,9 +183,12 @@ size_t copiedMismatches(const ReferenceCounts& counts, const L2Format& format, B
     QCOW2_PREFETCH(counterAhead(counts, format, table, entries, index));
     const uint64_t descriptor = loadDescriptor(format, table, index);
     if (descriptor == 0) continue;
+    const bool isCopied = (descriptor & kCopied) != 0;
+    const uint64_t plain = plainHost(format, descriptor);
+    if (plain != 0 && (counts.get(plain >> format.clusterBits) == 1) == isCopied) continue;
     const L2Entry entry = decodeL2Entry(format, descriptor, loadBitmap(format, table, index));
     const Copied expected = expectedCopied(counts, format, entry);
-    const Copied stored = (descriptor & kCopied) != 0 ? Copied::set : Copied::clear;
+    const Copied stored = isCopied ? Copied::set : Copied::clear;
     if (expected == Copied::unknown || expected == stored) continue;
     if (found == room) return found;
     const Span<double> slot = out.subspan(found++ * kCopiedStride, kCopiedStride);

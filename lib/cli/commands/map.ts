@@ -6,7 +6,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { Extent } from '../../disk.js';
-import type { Disk } from '../../index.js';
+import { extentLists, type Disk } from '../../index.js';
 import { spec } from '../specs/map.js';
 import type { Output } from '../output.js';
 import { outputFormat } from '../output-format.js';
@@ -24,9 +24,9 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
       await writePicture(disk, file, { html, svg });
       return 0;
     }
-    const entries = mapEntries(wholeExtents(disk, start, length));
-    if (output === 'json') await printJson(entries, start, out);
-    else await printText(entries, await dataFiles(name, images), out);
+    const lists = mapEntries(wholeExtents(disk, start, length));
+    if (output === 'json') await printJson(lists, start, out);
+    else await printText(lists, await dataFiles(name, images), out);
   } finally {
     await disk.close();
   }
@@ -67,33 +67,41 @@ function parse(words: readonly string[]): Request {
 }
 
 /** The extents of the part of the disk that is asked for; what fills up the last sector is zeros. */
-async function* wholeExtents(disk: Disk, start: bigint, length: bigint | null): AsyncGenerator<Extent> {
+async function* wholeExtents(
+  disk: Disk,
+  start: bigint,
+  length: bigint | null,
+): AsyncGenerator<readonly Extent[]> {
   const whole = BigInt(wholeSectors(disk.size));
   const end = length === null || start + length > whole ? whole : start + length;
   const dataEnd = end < BigInt(disk.size) ? end : BigInt(disk.size);
-  if (start < dataEnd) yield* disk.extents({ start, length: dataEnd - start });
+  if (start < dataEnd) yield* extentLists(disk, { start, length: dataEnd - start });
   if (start < end && disk.size < end) {
     const from = Math.max(disk.size, Number(start));
-    yield { start: from, length: Number(end) - from, type: 'zero', depth: 0, hostOffset: from };
+    yield [{ start: from, length: Number(end) - from, type: 'zero', depth: 0, hostOffset: from }];
   }
 }
 
-async function printJson(entries: AsyncIterable<MapEntry>, start: bigint, out: Output): Promise<void> {
+async function printJson(lists: AsyncIterable<MapEntry[]>, start: bigint, out: Output): Promise<void> {
   let before = '[';
-  for await (const entry of entries) {
-    out.write(before + mapJson(entry));
-    before = ',\n';
+  for await (const entries of lists) {
+    for (const entry of entries) {
+      out.write(before + mapJson(entry));
+      before = ',\n';
+    }
   }
   if (before === '[') out.write(before + mapJson(emptyEntry(Number(start))));
   out.write(']\n');
 }
 
 async function printText(
-  entries: AsyncIterable<MapEntry>,
+  lists: AsyncIterable<MapEntry[]>,
   files: readonly string[],
   out: Output,
 ): Promise<void> {
   out.write(mapHeading);
   const fileName = (depth: number): string => out.foreign(files[depth] ?? '');
-  for await (const entry of entries) out.write(mapText(entry, fileName));
+  for await (const entries of lists) {
+    for (const entry of entries) out.write(mapText(entry, fileName));
+  }
 }
