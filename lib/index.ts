@@ -80,6 +80,14 @@ export type {
   Source,
 } from './options.js';
 export type { SizedStream } from './streams/byte-source.js';
+export {
+  fromQcow2Stream,
+  readQcow2Stream,
+  type FromQcow2StreamOptions,
+  type Qcow2StreamReader,
+  type ReadQcow2StreamOptions,
+} from './streams/from-qcow2-stream.js';
+export type { StreamPiece } from './streams/pieces.js';
 export { toQcow2Stream, type ToQcow2StreamOptions } from './streams/to-qcow2-stream.js';
 export { openTemporaryOverlay, type TemporaryOverlayOptions } from './temporary-overlay.js';
 export { FileStorage } from './storage/file.js';

@@ -54,16 +54,28 @@ export class DecodedClusters {
   async #decode(host: HostOffset, length: number, guest: GuestOffset): Promise<Uint8Array> {
     const input = new Uint8Array(length);
     await readPadded(this.#storage, input, host);
-    const output = new Uint8Array(this.#clusterSize);
-    const result = await decodeCluster(this.#type, input, output);
-    if (result !== DecodeResult.ok) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_CORRUPT',
-        `The compressed cluster for guest offset ${guest}, ${length} bytes at offset ${host}, ${decodeProblems[result]}. ` +
-          'Its content is lost; the rest of the disk stays readable',
-        { offset: host, feature: 'compressed cluster' },
-      );
-    }
-    return output;
+    return decodeClusterOrFail(this.#type, input, this.#clusterSize, host, guest);
   }
+}
+
+/**
+ * Decodes the data that was found at `host` for the cluster at `guest`.
+ * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when it does not decode to one cluster
+ */
+export async function decodeClusterOrFail(
+  type: CompressionType,
+  input: Uint8Array,
+  clusterSize: number,
+  host: HostOffset,
+  guest: GuestOffset,
+): Promise<Uint8Array> {
+  const output = new Uint8Array(clusterSize);
+  const result = await decodeCluster(type, input, output);
+  if (result === DecodeResult.ok) return output;
+  throw new Qcow2Error(
+    'ERR_QCOW2_CORRUPT',
+    `The compressed cluster for guest offset ${guest}, ${input.length} bytes at offset ${host}, ${decodeProblems[result]}. ` +
+      'Its content is lost; the rest of the disk stays readable',
+    { offset: host, feature: 'compressed cluster' },
+  );
 }

@@ -51,7 +51,7 @@ export interface ConvertOptions extends Job, Paced {
 }
 
 /** A target that is open for the copy. */
-interface OpenTarget {
+export interface OpenTarget {
   readonly target: CopyTarget;
   /** Which extents of the source the target has already. */
   readonly has: (extent: Extent) => boolean;
@@ -172,7 +172,8 @@ async function refuseSourceAsTarget(source: Disk, target: Source): Promise<void>
   throw new Qcow2Error('ERR_QCOW2_LOCKED', `${name} is what is being read; choose another target`);
 }
 
-function openTarget(source: Disk, target: Source, options: ConvertOptions): Promise<OpenTarget> {
+/** Makes or opens the target for a copy of a disk. */
+export function openTarget(source: Disk, target: Source, options: ConvertOptions): Promise<OpenTarget> {
   if (options.keepTarget === true) return openKept(source, target, options);
   return options.targetFormat === 'raw'
     ? createRaw(source, target, options)

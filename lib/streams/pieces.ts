@@ -1,0 +1,220 @@
+/**
+ * Reads the guest data of an image in the order in which it comes in a stream. The L1 table says where the L2 tables are, and
+ * these where data is: whichever of them comes next is read next. What comes before the table that tells what it is has
+ * been put aside by {@link StreamStorage}, and is read from there.
+ */
+import { Qcow2Error } from '../errors.js';
+import { readL1Entry, tableLength, tableView } from '../format/table-entry.js';
+import { alignUp, guestOffset, hostOffset } from '../format/units.js';
+import { cryptSectorSize } from '../io/encryption/sector-cipher.js';
+import { decodeClusterOrFail } from '../io/decoded-clusters.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { checkPlace } from '../io/read.js';
+import { readHeader } from '../metadata/image.js';
+import { invalidRun } from '../metadata/run.js';
+import { RunKind } from '../native.js';
+import { inOrder } from '../operations/in-order.js';
+import type { StreamStorage } from '../storage/stream.js';
+import { RunQueue, type QueuedRun } from './run-queue.js';
+
+/** A run of guest bytes that the image says something of. */
+export interface StreamPiece {
+  /** First byte on the virtual disk. */
+  readonly start: number;
+  /** Bytes. */
+  readonly length: number;
+  /** The bytes, or null for zeros. */
+  readonly data: Uint8Array | null;
+}
+
+/** Bytes as they are in the stream, which are decoded while the next are read. */
+interface Raw {
+  readonly run: QueuedRun;
+  readonly bytes: Uint8Array | null;
+}
+
+const chunkBytes = 1024 * 1024;
+/** Pieces decoded at once. */
+const decodeAhead = 4;
+/** Runs in memory, 32 bytes each, past which tables wait until data has made room. */
+const maxRuns = 2 ** 22;
+
+/**
+ * The pieces of the disk, in the order of the stream. Where the image says nothing they are zeros, or, if it names a backing
+ * file, in no piece.
+ */
+export function streamPieces(guest: GuestImage, storage: StreamStorage): AsyncGenerator<StreamPiece> {
+  return inOrder(new StreamWalk(guest, storage).raw(), decodeAhead, (raw) => decode(guest, raw));
+}
+
+class StreamWalk {
+  readonly #guest: GuestImage;
+  readonly #storage: StreamStorage;
+  readonly #queue = new RunQueue();
+  readonly #zeros: QueuedRun[] = [];
+  /** Indexes of L1 entries, in the order of their tables in the file. */
+  readonly #tables: Uint32Array;
+  readonly #l1: DataView;
+  #nextTable = 0;
+
+  constructor(guest: GuestImage, storage: StreamStorage) {
+    this.#guest = guest;
+    this.#storage = storage;
+    this.#l1 = tableView(guest.image.mapping.l1Bytes);
+    this.#tables = this.#orderTables();
+  }
+
+  async *raw(): AsyncGenerator<Raw> {
+    const storage = this.#storage;
+    storage.keepRead = false;
+    if (!this.#showsBelow) yield* this.#gaps();
+    for (;;) {
+      const table = this.#tableOffset(this.#tables[this.#nextTable]);
+      storage.keepSkipped = table !== Infinity;
+      if (table !== Infinity && (table <= this.#queue.firstHost || table < storage.head) && this.#hasRoom()) {
+        await this.#expandTable();
+        for (const run of this.#zeros.splice(0)) yield { run, bytes: null };
+        continue;
+      }
+      const run = this.#queue.pop();
+      if (run === undefined) break;
+      yield* this.#read(run);
+    }
+    await storage.drain();
+    // Now that it is known how long the image is: whether all that the header names is inside.
+    await readHeader(storage, false);
+  }
+
+  /** Whether what the image says nothing of is someone else's to say. */
+  get #showsBelow(): boolean {
+    return this.#guest.image.header.backingFile !== null;
+  }
+
+  /** What no table describes. */
+  *#gaps(): Generator<Raw> {
+    const { mapping, geometry, header } = this.#guest.image;
+    for (let at = 0; at < header.size;) {
+      const table = mapping.nextTable(guestOffset(at), header.size);
+      if (table > at) yield { run: { host: 0, guest: at, length: table - at, packed: 0 }, bytes: null };
+      at = (Math.floor(table / geometry.l2Coverage) + 1) * geometry.l2Coverage;
+    }
+  }
+
+  #hasRoom(): boolean {
+    return this.#queue.length < maxRuns;
+  }
+
+  async *#read(run: QueuedRun): AsyncGenerator<Raw> {
+    checkPlace(this.#guest, guestOffset(run.guest), hostOffset(run.host), run.packed || run.length);
+    if (run.packed > 0) {
+      const end = run.host + run.packed;
+      const bytes = await this.#bytesOf(run.host, run.packed, run, 1);
+      if (this.#storage.keepSkipped && this.#storage.head === end && this.#queue.firstHost >= end) {
+        await this.#storage.keepLastSector();
+      }
+      yield { run, bytes };
+      return;
+    }
+    const most = Math.max(chunkBytes, this.#guest.image.geometry.clusterSize);
+    for (let at = 0; at < run.length; at += most) {
+      const length = Math.min(most, run.length - at);
+      const part = { host: run.host + at, guest: run.guest + at, length, packed: 0 };
+      // Ciphers work on whole sectors, of which the last may go on past the end of the disk.
+      const whole = this.#guest.cipher === null ? length : alignUp(length, cryptSectorSize);
+      yield { run: part, bytes: await this.#bytesOf(part.host, whole, part, whole) };
+    }
+  }
+
+  /** @param needed how many of the bytes must be there */
+  async #bytesOf(host: number, length: number, { guest }: QueuedRun, needed: number): Promise<Uint8Array> {
+    const bytes = Buffer.allocUnsafe(length);
+    // Whoever shares these bytes comes next in the queue.
+    this.#storage.keepRead = this.#queue.firstHost < host + length - sharedSector;
+    const got = await this.#storage.read(bytes, host);
+    this.#storage.keepRead = false;
+    if (got >= needed) return bytes.subarray(0, got);
+    throw new Qcow2Error(
+      'ERR_QCOW2_CORRUPT',
+      `The stream ends at ${host + got}, inside the data for guest offset ${guest}, which goes on to ${host + length}: ` +
+        'it was cut off',
+      { offset: host + got },
+    );
+  }
+
+  /** Reads a table, and queues the runs in it. */
+  async #expandTable(): Promise<void> {
+    const { mapping, geometry, header } = this.#guest.image;
+    const index = this.#tables[this.#nextTable] ?? 0;
+    this.#nextTable += 1;
+    const start = guestOffset(index * geometry.l2Coverage);
+    const end = Math.min(header.size, start + geometry.l2Coverage);
+    let open: QueuedRun | undefined;
+    const close = (): void => {
+      if (open !== undefined) this.#queue.push(open);
+      open = undefined;
+    };
+    await mapping.visit(start, end, false, (kind, at, length, host, aux) => {
+      if (kind === RunKind.data) {
+        if (open !== undefined && open.guest + open.length === at && open.host + open.length === host) {
+          open.length += length;
+          return;
+        }
+        close();
+        open = { host, guest: at, length, packed: 0 };
+      } else if (kind === RunKind.compressed) {
+        this.#queue.push({ host, guest: at, length, packed: aux });
+      } else if (kind === RunKind.invalid) {
+        throw invalidRun(at, aux);
+      } else if (kind === RunKind.zero || kind === RunKind.zeroAllocated || !this.#showsBelow) {
+        this.#zeros.push({ host: 0, guest: at, length, packed: 0 });
+      }
+    });
+    close();
+  }
+
+  #tableOffset(index: number | undefined): number {
+    if (index === undefined) return Infinity;
+    const offset = readL1Entry(this.#l1, index, this.#guest.image.geometry.clusterSize);
+    if (offset < 0) throw invalidRun(guestOffset(index * this.#guest.image.geometry.l2Coverage), offset);
+    return offset;
+  }
+
+  #orderTables(): Uint32Array {
+    const { header, geometry } = this.#guest.image;
+    const entries = Math.min(tableLength(this.#l1), Math.ceil(header.size / geometry.l2Coverage));
+    const used: number[] = [];
+    let inOrderAlready = true;
+    let last = 0;
+    for (let index = 0; index < entries; index++) {
+      const offset = this.#tableOffset(index);
+      if (offset === 0) continue;
+      used.push(index);
+      inOrderAlready &&= offset >= last;
+      last = offset;
+    }
+    if (!inOrderAlready) used.sort((a, b) => this.#tableOffset(a) - this.#tableOffset(b));
+    return Uint32Array.from(used);
+  }
+}
+
+/** Compressed clusters begin anywhere in the sector in which the one before ends: that much can be read again. */
+const sharedSector = 512;
+
+async function decode({ image, cipher }: GuestImage, { run, bytes }: Raw): Promise<StreamPiece> {
+  const { guest, host, length, packed } = run;
+  if (bytes === null) return { start: guest, length, data: null };
+  if (packed > 0) {
+    const { clusterSize } = image.geometry;
+    const input = bytes.length === packed ? bytes : Buffer.concat([bytes], packed);
+    const cluster = await decodeClusterOrFail(
+      image.header.compressionType,
+      input,
+      clusterSize,
+      hostOffset(host),
+      guestOffset(guest),
+    );
+    return { start: guest, length, data: cluster.subarray(0, length) };
+  }
+  cipher?.cipher.decrypt(bytes, (cipher.sectors === 'host' ? host : guest) / cryptSectorSize);
+  return { start: guest, length, data: bytes.subarray(0, length) };
+}
