@@ -24,11 +24,21 @@ export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js
 export { dehydrate, type DehydrateOptions } from './operations/dehydrate.js';
 export { rehydrate, type RehydrateOptions } from './operations/rehydrate.js';
 export type { CompactOptions, CompactReport } from './operations/compact-job.js';
+export type { Checkpoint, Resumable } from './operations/checkpoint.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';
 export { BlockSet, type BlockRun, type ByteRun } from './operations/block-set.js';
 export { storedBlocks } from './operations/stored-blocks.js';
 export { difference, type DifferenceOptions, type Since } from './operations/difference.js';
+export {
+  hash,
+  verify,
+  type DiskHashes,
+  type HashAlgorithm,
+  type HashOptions,
+  type Mismatch,
+  type VerifyOptions,
+} from './operations/hash.js';
 export { compare, type CompareOptions, type Difference } from './operations/compare.js';
 export { imagePicture } from './operations/image-picture.js';
 export {

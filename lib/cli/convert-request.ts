@@ -7,6 +7,7 @@ import type { ImageFormat } from '../options.js';
 import { parseSnapshotChoice } from './snapshot-choice.js';
 import type { SnapshotChoice } from './snapshot-choice.js';
 import { sizeArgument } from './sizes.js';
+import { standardStream } from './standard-streams.js';
 import { spec } from './specs/convert.js';
 
 export interface ConvertRequest {
@@ -168,8 +169,17 @@ export function targetFormat({ targetFormat: given }: ConvertRequest): ImageForm
   throw new Failure(`Unknown file format '${format}'`);
 }
 
+/** @throws Failure for what makes no sense when the image goes to standard output */
+function refuseWithOutput({ create, progress, quiet, bitmaps, files }: ConvertRequest): void {
+  if (!create) throw new Failure('-n has no meaning when the image is written to standard output');
+  if (progress && !quiet) throw new Failure('-p would be in the way of the image on standard output');
+  if (bitmaps) throw new Failure('Bitmaps cannot be written to standard output');
+  if (files[0] === standardStream) throw new Failure('One of source and target must be a file');
+}
+
 /** @throws Failure in the words of qemu-img for what does not go together */
 export function refuseContradictions(request: ConvertRequest): void {
+  if (request.files.at(-1) === standardStream) refuseWithOutput(request);
   if (request.copyRange && request.sparseSize !== null) {
     throw new Failure('Cannot enable copy offloading when -S is used');
   }

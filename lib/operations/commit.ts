@@ -5,7 +5,8 @@
  *
  * so at every moment the image reads as before. Whatever stops it, an abort, an error or a crash, leaves two valid images:
  * the backing file has some of the image's content already, which the image still has itself, or has just dropped. Doing
- * it again from the start completes it.
+ * it again from the start completes it. A checkpoint is reported after a flush of the file below; going on from one is refused
+ * when the image has changed since, so that nothing is dropped from it that was not copied.
  */
 import type { Disk, Extent, Job } from '../disk.js';
 import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
@@ -14,14 +15,17 @@ import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { releaseRuns } from '../io/release.js';
 import { checkRuns } from '../io/write.js';
+import type { Image } from '../metadata/image.js';
 import type { Opened } from '../open.js';
 import { pageBytes } from '../storage/page-bytes.js';
+import type { Storage } from '../storage/storage.js';
+import { Checkpoints, type Resumable } from './checkpoint.js';
 import { inOrder } from './in-order.js';
 import { Pace, type Paced } from './pace.js';
 import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
 import { trimFile } from './trim-file.js';
 
-export interface CommitOptions extends Job, Paced {
+export interface CommitOptions extends Job, Paced, Resumable {
   /** How far down: 1 (default) is the backing file, 2 the one below it, and so on. */
   base?: number;
   /**
@@ -60,13 +64,19 @@ export async function commitDown(
   signal?.throwIfAborted();
   const target = await reopenBacking(image.guest, above, 'r+', open);
   try {
-    await copyDown(top, target, base, options);
+    const files = layers.slice(0, base).flatMap(({ guest }) => filesOf(guest.image));
+    const checkpoints = await Checkpoints.begin(files, top.size, options);
+    await copyDown(top, target, base, checkpoints, options);
     await target.flush();
     if (empty) await emptyImage(image.guest, signal);
   } finally {
     await reopenBacking(image.guest, above, 'r', open);
   }
 }
+
+/** Where an image keeps what it holds. */
+const filesOf = ({ storage, dataStorage }: Image): Storage[] =>
+  storage === dataStorage ? [storage] : [storage, dataStorage];
 
 /** The image whose backing file is the one to be written. */
 function aboveBase(layers: readonly Opened[], base: number): Opened {
@@ -96,6 +106,7 @@ async function copyDown(
   top: Disk,
   target: GrowableDisk,
   base: number,
+  checkpoints: Checkpoints,
   options: CommitOptions,
 ): Promise<void> {
   const { concurrency = defaultConcurrency, signal, onProgress } = options;
@@ -103,12 +114,13 @@ async function copyDown(
   if (before < top.size) await target.resize(top.size);
   const pace = new Pace(options);
   const buffers: Uint8Array[] = [];
-  const jobs = inOrder(pieces(top, base, before, signal), Math.max(1, concurrency), async (piece) => {
+  const range = { start: checkpoints.start, targetEnd: before };
+  const jobs = inOrder(pieces(top, base, range, signal), Math.max(1, concurrency), async (piece) => {
     signal?.throwIfAborted();
     const length = piece.end - piece.start;
     if (piece.zero) {
       await target.writeZeroes(piece.start, length);
-      return piece.end;
+      return piece;
     }
     await pace.take(length, signal);
     const buffer = buffers.pop() ?? pageBytes(chunkBytes);
@@ -116,9 +128,12 @@ async function copyDown(
     await top.read(bytes, piece.start);
     await target.write(bytes, piece.start);
     buffers.push(buffer);
-    return piece.end;
+    return piece;
   });
-  for await (const done of jobs) onProgress?.({ done, total: top.size });
+  for await (const { start, end } of jobs) {
+    onProgress?.({ done: end, total: top.size });
+    if (checkpoints.isDue(end - start)) await checkpoints.report(end, () => target.flush());
+  }
   signal?.throwIfAborted();
   onProgress?.({ done: top.size, total: top.size });
 }
@@ -127,10 +142,10 @@ async function copyDown(
 async function* pieces(
   top: Disk,
   base: number,
-  targetEnd: number,
+  range: { start: number; targetEnd: number },
   signal: AbortSignal | undefined,
 ): AsyncGenerator<Piece> {
-  const query = signal === undefined ? {} : { signal };
+  const query = { start: range.start, ...(signal === undefined ? {} : { signal }) };
   for await (const extent of top.extents({ ...query, layers: base === 1 ? 'self' : 'all' })) {
     const { start, length, type } = extent;
     if (isBelow(extent, base)) continue;
@@ -143,7 +158,7 @@ async function* pieces(
       }
     } else {
       // Where the target has just grown it reads as zeros.
-      const stop = Math.min(end, targetEnd);
+      const stop = Math.min(end, range.targetEnd);
       if (start < stop) yield { start, end: stop, zero: true };
     }
   }

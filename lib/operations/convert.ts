@@ -10,15 +10,17 @@ import { open, openDisk, Qcow2 } from '../qcow2.js';
 import { openSource, type Source } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
-import { copyDisk } from './copy-disk.js';
+import { copyDisk, type CopyPlan } from './copy-disk.js';
 import { DiskTarget, OverlayTarget, RawTarget, type CopyTarget, type Writer } from './copy-target.js';
 import type { Treatment } from './copy-spans.js';
 import { CompressedFreshTarget, FreshTarget } from './fresh-target.js';
 import { reserveRaw } from './resize-raw.js';
-import { identitiesBehind, layersOf } from './layers.js';
+import { Checkpoints, type Resumable } from './checkpoint.js';
+import { filesBehind, identitiesBehind, layersOf } from './layers.js';
 import type { Paced } from './pace.js';
 
-export interface ConvertOptions extends Job, Paced {
+/** With `keepTarget` a copy can be resumed: see {@link Resumable}. */
+export interface ConvertOptions extends Job, Paced, Resumable {
   /** Format of a source that is not an open disk; without it the first bytes tell. */
   sourceFormat?: ImageFormat;
   targetFormat: ImageFormat;
@@ -56,6 +58,8 @@ export interface OpenTarget {
   /** Which extents of the source the target has already. */
   readonly has: (extent: Extent) => boolean;
   readonly sparse: boolean;
+  /** Makes durable what has been written. */
+  readonly flush: () => Promise<void>;
   /** Completes the target, durable when asked. */
   readonly finish: () => Promise<void>;
   /** Lets go of it, complete or not. */
@@ -100,11 +104,21 @@ async function convertDisk(source: Disk, target: Source, options: ConvertOptions
       return zero && sparseSize !== 0 ? 'zero' : 'copy';
     };
     const zeroBlock = alignUp(sparseSize, copyTarget.zeroUnit);
-    await copyDisk({ source, target: copyTarget, treat, zeroBlock }, options);
+    const resumable = await resumableCopy(source, opened, options);
+    await copyDisk({ source, target: copyTarget, treat, zeroBlock, resumable }, options);
     await opened.finish();
   } finally {
     await closeAll(opened.owned);
   }
+}
+
+async function resumableCopy(
+  source: Disk,
+  { flush }: OpenTarget,
+  options: ConvertOptions,
+): Promise<CopyPlan['resumable']> {
+  if (options.resumeFrom === undefined && options.onCheckpoint === undefined) return null;
+  return { checkpoints: await Checkpoints.begin(filesBehind(source), source.size, options), flush };
 }
 
 function checkOptions(options: ConvertOptions): void {
@@ -123,6 +137,12 @@ function checkOptions(options: ConvertOptions): void {
   }
   if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > maxConcurrency) {
     throw outOfRange('concurrency', `an integer from 1 to ${maxConcurrency}`, concurrency);
+  }
+  if (
+    options.keepTarget !== true &&
+    (options.resumeFrom !== undefined || options.onCheckpoint !== undefined)
+  ) {
+    throw conflict('only a copy into a target that is kept can be resumed: create it first');
   }
   const { preallocation = 'off' } = create;
   if (targetFormat === 'raw' && options.compress === true)
@@ -194,6 +214,7 @@ async function createRaw(source: Disk, target: Source, options: ConvertOptions):
       target: there > 0 ? rawDiskTarget(new RawDisk(storage, there, false)) : new RawTarget(storage),
       has: () => false,
       sparse: preallocation !== 'full',
+      flush: () => storage.flush(),
       finish: () => finishFile(storage, durable),
       owned,
     };
@@ -218,6 +239,7 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
       target: copyTarget,
       has: backingOfBoth(source, disk),
       sparse: true,
+      flush: () => disk.flush(),
       finish: async () => {
         if (copyTarget instanceof FreshTarget) copyTarget.finish();
         await disk.close();
@@ -269,6 +291,7 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
           : rawDiskTarget(disk, options.targetIsZero),
       has: () => false,
       sparse: true,
+      flush: () => disk.flush(),
       finish: async () => {
         if (durable) await disk.flush();
       },

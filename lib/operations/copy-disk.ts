@@ -4,6 +4,7 @@ import type { Range } from '../io/disk-queries.js';
 import { alignDown, alignUp } from '../format/units.js';
 import { native, transferStride } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
+import type { Checkpoints } from './checkpoint.js';
 import { FilePlan, type Batch } from './file-plan.js';
 import { batchBytes, FileTransfer } from './file-transfer.js';
 import { layersOf } from './layers.js';
@@ -18,6 +19,8 @@ export interface CopyPlan {
   readonly treat: (extent: Extent) => Treatment;
   /** Runs of zeros are looked for in blocks of this size, a multiple of the target's zero unit, bytes; 0: not at all. */
   readonly zeroBlock: number;
+  /** Where to begin and when to tell how far it has come; null: at the beginning, and never. */
+  readonly resumable: { readonly checkpoints: Checkpoints; readonly flush: () => Promise<void> } | null;
 }
 
 /** Bytes of a request, unless blocks are larger. */
@@ -59,9 +62,13 @@ class Copy {
     const { source, target, treat } = this.#plan;
     const { signal } = this.#job;
     try {
-      const quick = this.#quickWay();
+      const quick = this.#plan.resumable === null ? this.#quickWay() : null;
       if (quick !== null) await this.#transfer(quick.plan, quick.transfer);
-      else for await (const span of copySpans(source, target.unit, treat, signal)) await this.#span(span);
+      else {
+        const start = alignDown(this.#plan.resumable?.checkpoints.start ?? 0, target.unit);
+        this.#done = start;
+        for await (const span of copySpans(source, target.unit, treat, signal, start)) await this.#span(span);
+      }
     } catch (error) {
       this.#fail(error);
     }
@@ -122,12 +129,24 @@ class Copy {
     }
     if (span.treatment === 'zero' && !this.#plan.target.startsZero) await this.#plan.target.zero(span);
     this.#progress(span);
+    await this.#checkpoint(span);
   }
 
   async #copyRange({ start, end }: Range): Promise<void> {
     for (let at = start; at < end; at += this.#chunkSize) {
-      await this.#begin({ start: at, end: Math.min(at + this.#chunkSize, end) });
+      const range = { start: at, end: Math.min(at + this.#chunkSize, end) };
+      await this.#begin(range);
+      await this.#checkpoint(range);
     }
+  }
+
+  /** Reports, when it is time, that everything up to the end of a range is durable. */
+  async #checkpoint({ start, end }: Range): Promise<void> {
+    const { resumable } = this.#plan;
+    if (resumable?.checkpoints.isDue(end - start) !== true) return;
+    await Promise.all(this.#underWay);
+    if (this.#failure !== undefined) throw this.#failure.error as Error;
+    await resumable.checkpoints.report(end, resumable.flush);
   }
 
   /** Begins a piece as soon as there is room for one more. */

@@ -14,7 +14,7 @@ export interface Span extends Range {
 const maxGap = 64 * 1024;
 
 /**
- * The spans of a whole disk in order, without gaps, beginning and ending at multiples of `unit` or with the disk.
+ * The spans of a disk from `start` on, a multiple of `unit`, in order, without gaps, beginning and ending at multiples of `unit` or with the disk.
  * @param treat decides over each extent; units with extents of several treatments are copied
  */
 export function copySpans(
@@ -22,8 +22,9 @@ export function copySpans(
   unit: number,
   treat: (extent: Extent) => Treatment,
   signal: AbortSignal | undefined,
+  start = 0,
 ): AsyncGenerator<Span> {
-  return bridgeGaps(mergeSpans(wholeUnits(disk, unit, treat, signal)));
+  return bridgeGaps(mergeSpans(wholeUnits(disk, unit, treat, signal, start)));
 }
 
 async function* wholeUnits(
@@ -31,11 +32,12 @@ async function* wholeUnits(
   unit: number,
   treat: (extent: Extent) => Treatment,
   signal: AbortSignal | undefined,
+  start: number,
 ): AsyncGenerator<Span> {
   /** Everything before is handed on; what follows up to the next extent is part of a unit, of this treatment. */
-  let done = 0;
+  let done = start;
   let partial: Treatment | undefined;
-  for await (const extent of disk.extents(signal === undefined ? {} : { signal })) {
+  for await (const extent of disk.extents({ start, ...(signal === undefined ? {} : { signal }) })) {
     const treatment = treat(extent);
     const end = extent.start + extent.length;
     const isLast = end === disk.size;

@@ -1,5 +1,6 @@
 /** The files behind a disk, layer by layer. */
 import type { Disk } from '../disk.js';
+import { Qcow2Error } from '../errors.js';
 import { DerivedDisk } from '../io/derived-disk.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { RawDisk } from '../io/raw-disk.js';
@@ -46,6 +47,31 @@ export function layersOf(disk: Disk): Layer[] {
     at = guest.backing;
   }
   return layers;
+}
+
+/**
+ * All files behind a disk.
+ * @throws Qcow2Error `ERR_QCOW2_UNSUPPORTED` for a disk that is not this package's own
+ */
+export function filesBehind(disk: Disk): Storage[] {
+  if (disk instanceof DerivedDisk) return disk.parts.flatMap(filesBehind);
+  const files: Storage[] = [];
+  for (let at: Disk | null = disk; at !== null;) {
+    if (at instanceof RawDisk) return [...files, at.storage];
+    if (!(at instanceof Qcow2)) {
+      throw new Qcow2Error(
+        'ERR_QCOW2_UNSUPPORTED',
+        'It cannot be told whether this disk has changed since a checkpoint',
+        {
+          feature: 'checkpoint',
+        },
+      );
+    }
+    const { guest }: Qcow2 = at;
+    files.push(...new Set([guest.image.storage, guest.image.dataStorage]));
+    at = guest.backing;
+  }
+  return files;
 }
 
 /** What the files behind a disk are ({@link Storage.identity}), whatever it is made of. */

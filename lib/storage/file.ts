@@ -167,6 +167,14 @@ export class FileStorage implements Storage {
     });
   }
 
+  /** Inode, length and time of the last change. */
+  state(): Promise<string> {
+    return this.#run(async () => {
+      const { dev, ino, size, mtimeNs } = await fstat(this.#fd, { bigint: true });
+      return `${dev}:${ino}:${size}:${mtimeNs}`;
+    });
+  }
+
   size(): Promise<number> {
     return this.#run(() => this.#currentSize());
   }

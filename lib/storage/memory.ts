@@ -15,6 +15,7 @@ export class MemoryStorage implements Storage {
   /** The keys of #pages in order, or null when they have changed since. */
   #pageOrder: number[] | null = null;
   #size = 0;
+  #changes = 0;
   #closed = false;
 
   /** @param initial the first content; it is copied */
@@ -33,6 +34,10 @@ export class MemoryStorage implements Storage {
     return this.#do(() => this.#write(buffer, toBytes('position', position)));
   }
 
+  state(): Promise<string> {
+    return this.#do(() => `${this.identity}:${this.#changes}`);
+  }
+
   flush(): Promise<void> {
     return this.#do(() => undefined);
   }
@@ -44,6 +49,7 @@ export class MemoryStorage implements Storage {
   truncate(size: number): Promise<void> {
     return this.#do(() => {
       const bytes = toBytes('size', size);
+      this.#changes += 1;
       if (bytes < this.#size) this.#drop(bytes, this.#size);
       this.#size = bytes;
     });
@@ -120,6 +126,7 @@ export class MemoryStorage implements Storage {
   }
 
   #write(buffer: Uint8Array, position: number): void {
+    this.#changes += 1;
     this.#grow(position + buffer.length);
     for (let done = 0; done < buffer.length;) {
       const { index, page, start, count } = this.#span(position + done, buffer.length - done);
@@ -131,6 +138,7 @@ export class MemoryStorage implements Storage {
 
   /** Makes [position, end) zeros and gives whole pages back. */
   #drop(position: number, end: number): void {
+    this.#changes += 1;
     const first = Math.floor(position / pageSize);
     const last = Math.floor((end - 1) / pageSize);
     // Whichever is shorter: the pages that exist, or the range.

@@ -46,6 +46,8 @@ export interface Storage {
    * the work has settled, for {@link close} waits for it; afterwards it may be another file's.
    */
   withDescriptor?<T>(work: (fd: number) => Promise<T>): Promise<T>;
+  /** A text that changes whenever the content does, for going on with a copy later. */
+  state?(): Promise<string>;
   /** For a file opened by name, its absolute path: what relative references start from. */
   readonly path?: string;
 }

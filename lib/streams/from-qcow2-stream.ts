@@ -17,7 +17,7 @@ import { StreamStorage } from '../storage/stream.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
 import { nonZeroRuns } from './contents.js';
 import { NewOverlay } from './new-overlay.js';
-import { streamPieces, type StreamPiece } from './pieces.js';
+import { streamPieces, StreamWalk, type StreamPiece } from './pieces.js';
 
 export interface ReadQcow2StreamOptions
   extends SpoolOptions, Pick<Job, 'signal'>, Pick<OpenOptions, 'secret' | 'cacheBytes'> {}
@@ -64,13 +64,14 @@ export async function readQcow2Stream(
   return {
     header: disk.header,
     size: disk.size,
-    pieces: () => streamPieces(disk.guest, storage),
+    pieces: () => streamPieces(disk.guest, new StreamWalk(disk.guest, storage)),
     close,
     [Symbol.asyncDispose]: close,
   };
 }
 
-async function openStream(
+/** Opens what comes through a stream; reading goes on as tables and data are asked for. */
+export async function openStream(
   readable: Readable | AsyncIterable<Uint8Array>,
   options: ReadQcow2StreamOptions,
 ): Promise<{ disk: Qcow2; storage: StreamStorage }> {
@@ -212,23 +213,27 @@ async function copyPieces(
 ): Promise<void> {
   const turns = new Turns();
   let done = 0;
-  const writes = inOrder(streamPieces(disk.guest, storage), writesAtOnce, async ({ start, length, data }) => {
-    const turn = turns.next();
-    try {
-      if (data === null) {
-        await turn.begins;
-        if (!target.startsZero || !sparse) await target.zero({ start, end: start + length });
-      } else {
-        await target.write(
-          { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
-          turn,
-        );
+  const writes = inOrder(
+    streamPieces(disk.guest, new StreamWalk(disk.guest, storage)),
+    writesAtOnce,
+    async ({ start, length, data }) => {
+      const turn = turns.next();
+      try {
+        if (data === null) {
+          await turn.begins;
+          if (!target.startsZero || !sparse) await target.zero({ start, end: start + length });
+        } else {
+          await target.write(
+            { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
+            turn,
+          );
+        }
+      } finally {
+        turn.end();
       }
-    } finally {
-      turn.end();
-    }
-    return length;
-  });
+      return length;
+    },
+  );
   for await (const length of writes) {
     done += length;
     onProgress?.({ done, total: disk.size });

@@ -43,11 +43,12 @@ const maxRuns = 2 ** 22;
  * The pieces of the disk, in the order of the stream. Where the image says nothing they are zeros, or, if it names a backing
  * file, in no piece.
  */
-export function streamPieces(guest: GuestImage, storage: StreamStorage): AsyncGenerator<StreamPiece> {
-  return inOrder(new StreamWalk(guest, storage).raw(), decodeAhead, (raw) => decode(guest, raw));
+export function streamPieces(guest: GuestImage, walk: StreamWalk): AsyncGenerator<StreamPiece> {
+  return inOrder(walk.raw(), decodeAhead, (raw) => decode(guest, raw));
 }
 
-class StreamWalk {
+/** Goes through a stream, from table to table and from data to data. */
+export class StreamWalk {
   readonly #guest: GuestImage;
   readonly #storage: StreamStorage;
   readonly #queue = new RunQueue();
@@ -56,12 +57,31 @@ class StreamWalk {
   readonly #tables: Uint32Array;
   readonly #l1: DataView;
   #nextTable = 0;
+  #onRun: (run: QueuedRun) => void = () => undefined;
 
   constructor(guest: GuestImage, storage: StreamStorage) {
     this.#guest = guest;
     this.#storage = storage;
     this.#l1 = tableView(guest.image.mapping.l1Bytes);
     this.#tables = this.#orderTables();
+  }
+
+  /** Whether all data found so far comes in the order of the disk. */
+  get isOrdered(): boolean {
+    return this.#queue.isOrdered;
+  }
+
+  /** Reads all tables now, and tells of the runs of stored data, and of zeros if wanted. */
+  async readTables(
+    onRun: (run: { start: number; length: number }) => void,
+    withZeros: boolean,
+  ): Promise<void> {
+    this.#onRun = ({ guest, length }) => onRun({ start: guest, length });
+    while (this.#nextTable < this.#tables.length) {
+      await this.#expandTable();
+      for (const zeros of this.#zeros.splice(0)) if (withZeros) this.#onRun(zeros);
+    }
+    this.#onRun = () => undefined;
   }
 
   async *raw(): AsyncGenerator<Raw> {
@@ -150,7 +170,7 @@ class StreamWalk {
     const end = Math.min(header.size, start + geometry.l2Coverage);
     let open: QueuedRun | undefined;
     const close = (): void => {
-      if (open !== undefined) this.#queue.push(open);
+      if (open !== undefined) this.#found(open);
       open = undefined;
     };
     await mapping.visit(start, end, false, (kind, at, length, host, aux) => {
@@ -162,7 +182,8 @@ class StreamWalk {
         close();
         open = { host, guest: at, length, packed: 0 };
       } else if (kind === RunKind.compressed) {
-        this.#queue.push({ host, guest: at, length, packed: aux });
+        close();
+        this.#found({ host, guest: at, length, packed: aux });
       } else if (kind === RunKind.invalid) {
         throw invalidRun(at, aux);
       } else if (kind === RunKind.zero || kind === RunKind.zeroAllocated || !this.#showsBelow) {
@@ -170,6 +191,11 @@ class StreamWalk {
       }
     });
     close();
+  }
+
+  #found(run: QueuedRun): void {
+    this.#queue.push(run);
+    this.#onRun(run);
   }
 
   #tableOffset(index: number | undefined): number {

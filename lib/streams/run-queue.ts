@@ -16,6 +16,9 @@ const stride = 4;
 export class RunQueue {
   #rows = new Float64Array(1024 * stride);
   #count = 0;
+  #isOrdered = true;
+  #lastHost = -1;
+  #lastGuest = -1;
 
   get length(): number {
     return this.#count;
@@ -26,7 +29,15 @@ export class RunQueue {
     return this.#count === 0 ? Infinity : (this.#rows[0] ?? Infinity);
   }
 
+  /** Whether runs have come in the order of their places, and of the disk. */
+  get isOrdered(): boolean {
+    return this.#isOrdered;
+  }
+
   push({ host, guest, length, packed }: QueuedRun): void {
+    this.#isOrdered &&= host > this.#lastHost && guest > this.#lastGuest;
+    this.#lastHost = host;
+    this.#lastGuest = guest;
     if ((this.#count + 1) * stride > this.#rows.length) {
       const larger = new Float64Array(this.#rows.length * 2);
       larger.set(this.#rows);

@@ -8,6 +8,7 @@ import { openSourceDisk } from '../operations/convert.js';
 import { firstCluster, planLayout, refuseUnfitting, type Layout } from '../operations/create.js';
 import { pauses } from '../operations/pauses.js';
 import { SizedStream, type Announce } from './byte-source.js';
+import { compressedImage, compressedPlaces } from './compressed.js';
 import { chooseContents, readClusters, type Contents } from './contents.js';
 import { countTables, placeAll, tablePlaces, type Places } from './places.js';
 import { l1Table, l2FlagsFor, l2Tables, refcountBlocks, refcountTable } from './tables.js';
@@ -32,6 +33,13 @@ export interface ToQcow2StreamOptions
   backing?: { name: string; format?: ImageFormat };
   /** Reads everything that is stored once before, to leave out clusters of zeros. Without it the disk's tables decide. */
   scanZeros?: boolean;
+  /**
+   * Stores clusters compressed where that makes them smaller, and leaves out clusters of zeros. The disk is read and compressed
+   * twice for that, because an image's beginning tells where everything is.
+   */
+  compress?: boolean;
+  /** As in `convert`: zlib 1 to 12, zstd 1 to 22. */
+  compressionLevel?: number;
 }
 
 /**
@@ -86,11 +94,22 @@ async function* image(
     clusterSize: shape.clusterSize,
     changes,
     canTellZero: layout.version === 3,
-    scanZeros,
+    // Compressing looks at everything anyway.
+    scanZeros: scanZeros && options.compress !== true,
     signal,
   });
   const tables = await countTables(contents, shape, pauses());
   const places = placeAll(contents, shape, tables);
+  if (options.compress === true) {
+    const { compressionLevel: level } = options;
+    const storesZeros = changes !== null && contents.zero === null;
+    const packed = compressedPlaces(places);
+    yield* compressedImage(
+      { disk, contents, layout, shape, places: packed, level, storesZeros, signal },
+      announce,
+    );
+    return;
+  }
   announce(places.end * shape.clusterSize);
   yield* metadata(contents, layout, shape, places);
   yield* data(disk, contents, signal);

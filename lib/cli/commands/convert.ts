@@ -25,7 +25,7 @@ import {
 import { Failure } from '../failure.js';
 import { localPath, parseImageName } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
-import { convert, ConcatenatedDisk, Qcow2, SalvagedDisk } from '../../index.js';
+import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { asksForHelp, OptionValues } from '../o-options.js';
@@ -34,6 +34,7 @@ import { withProgress } from '../progress.js';
 import type { ProgressLine } from '../progress.js';
 import { plainReferences } from '../references.js';
 import { openSnapshot } from '../snapshot-choice.js';
+import { standardInput, standardStream, writeToStandardOutput } from '../standard-streams.js';
 import { writingTo } from '../unfinished.js';
 
 const sectorSize = 512;
@@ -64,6 +65,10 @@ async function convertImages(sources: readonly ImageName[], target: string, task
   const opened: Disk[] = [];
   try {
     task.progress?.begin();
+    if (sources[0]?.given === standardStream) {
+      await restoreImage(sources[0], await targetOf(target, task.request), task);
+      return;
+    }
     for (const source of sources) {
       const { disk } = await task.request.images.openDisk(source, { data: true });
       opened.push(disk);
@@ -122,6 +127,12 @@ async function convertDisk(
   const { path, format } = target;
   const create = targetOptions(format, path, request);
   checkCacheMode('cache', request.targetCache);
+  if (target.given === standardStream) {
+    const { compress, sparseSize } = request;
+    const stream = { format, create, compress, scanZeros: sparseSize !== 0 };
+    await interruptible((signal) => writeToStandardOutput(disk, { ...stream, signal }));
+    return;
+  }
   if (request.bitmaps) refuseBitmaps(source, format, create);
   const work = async (signal: AbortSignal): Promise<void> => {
     try {
@@ -133,6 +144,36 @@ async function convertDisk(
       throw conversionFailure(error, name, target, request);
     }
   };
+  await interruptible((signal) =>
+    request.create ? writingTo(path, context.complain, () => work(signal)) : work(signal),
+  );
+}
+
+/** Makes the target from a qcow2 image that comes through standard input. */
+async function restoreImage(
+  source: ImageName,
+  target: Target,
+  { request, progress, context }: Task,
+): Promise<void> {
+  if (source.format === 'raw') throw new Failure('Only a qcow2 image can be read from standard input');
+  const { path, format } = target;
+  const create = targetOptions(format, path, request);
+  checkCacheMode('cache', request.targetCache);
+  const { secret } = request.images.openOptions(source);
+  const work = (signal: AbortSignal): Promise<unknown> =>
+    fromQcow2Stream(standardInput(), path, {
+      targetFormat: format,
+      create,
+      compress: request.compress,
+      keepTarget: !request.create,
+      durable: request.targetCache !== 'unsafe',
+      signal,
+      ...(secret === undefined ? {} : { secret }),
+      ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
+      ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
+    }).catch((error: unknown) => {
+      throw conversionFailure(error, source, target, request);
+    });
   await interruptible((signal) =>
     request.create ? writingTo(path, context.complain, () => work(signal)) : work(signal),
   );

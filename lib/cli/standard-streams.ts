@@ -1,0 +1,65 @@
+/** `-` in place of a file name: `convert` writes an image to standard output, or reads one from standard input. */
+import { createReadStream, createWriteStream, fstatSync } from 'node:fs';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import { difference, openDisk, toQcow2Stream } from '../index.js';
+import type { CreateOptions, Disk, ImageFormat, ToQcow2StreamOptions } from '../index.js';
+import { BrokenPipe, Failure } from './failure.js';
+
+/** What stands for standard input or output. */
+export const standardStream = '-';
+
+export interface StreamRequest {
+  readonly format: ImageFormat;
+  readonly create: CreateOptions;
+  readonly compress: boolean;
+  /** Looks for zeros in what the source has stored. */
+  readonly scanZeros: boolean;
+  readonly signal: AbortSignal;
+}
+
+const stdin = 0;
+const stdout = 1;
+
+/** @throws Failure for what a stream cannot be; BrokenPipe when nobody reads any more; errors of the source */
+export async function writeToStandardOutput(disk: Disk, request: StreamRequest): Promise<void> {
+  if (fstatSync(stdout).isCharacterDevice()) throw new Failure('Not writing an image to a terminal');
+  const { backing } = request.create;
+  const base = backing === undefined ? null : await openBase(backing);
+  try {
+    const stream = streamOf(disk, base, request);
+    await pipeline(stream, createWriteStream('', { fd: stdout, autoClose: false }), {
+      signal: request.signal,
+    });
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'EPIPE') throw new BrokenPipe();
+    throw error;
+  } finally {
+    await base?.close();
+  }
+}
+
+export const standardInput = (): Readable => createReadStream('', { fd: stdin, autoClose: false });
+
+async function openBase({ name, format }: NonNullable<CreateOptions['backing']>): Promise<Disk> {
+  const { disk } = await openDisk(name, { resolve: 'any', ...(format === undefined ? {} : { format }) });
+  return disk;
+}
+
+function streamOf(disk: Disk, base: Disk | null, request: StreamRequest): Readable {
+  const { format, create, compress, scanZeros, signal } = request;
+  if (format === 'raw') return disk.createReadStream({ signal });
+  const { encryption, dataFile, preallocation = 'off', backing, ...others } = create;
+  if (encryption !== undefined) throw new Failure('An encrypted image cannot be written to a stream');
+  if (dataFile !== undefined)
+    throw new Failure('An image with an external data file cannot be written to a stream');
+  if (preallocation !== 'off') throw new Failure('A stream cannot be preallocated');
+  const { version, clusterSize, refcountBits, lazyRefcounts, extendedL2, compressionType } = others;
+  const given = { version, clusterSize, refcountBits, lazyRefcounts, extendedL2, compressionType };
+  const shape: ToQcow2StreamOptions = Object.fromEntries(
+    Object.entries(given).filter(([, value]) => value !== undefined),
+  );
+  const incremental =
+    base === null || backing === undefined ? {} : { backing, changes: difference(disk, { disk: base }) };
+  return toQcow2Stream(disk, { ...shape, ...incremental, compress, scanZeros, signal });
+}
