@@ -23,21 +23,8 @@ export interface FileFunctions {
    * failures are errors with `code`, `errno` and `syscall`. The descriptor stays open until the promise settles.
    */
   punchHole(fd: number, offset: number, length: number): Promise<boolean>;
-  /** Makes a range read as zeros and keeps it reserved; grows the file where it ends past it. False when unsupported. */
-  zeroRange(fd: number, offset: number, length: number): Promise<boolean>;
   /** Reserves space for a range without changing what it holds; grows the file unless `keepSize`. False when unsupported. */
   allocate(fd: number, offset: number, length: number, keepSize: boolean): Promise<boolean>;
-  /**
-   * Copies between files inside the kernel, sharing extents where the file system does. Resolves with the bytes copied,
-   * fewer than asked where the source ends, or {@link OsResult.unsupported} when the kernel refuses this pair of files.
-   */
-  copyRange(
-    fdIn: number,
-    offsetIn: number,
-    fdOut: number,
-    offsetOut: number,
-    length: number,
-  ): Promise<number>;
   /**
    * Fills `buffer` from `offset` on if all of it is in the page cache; never waits for the device. Returns 1 when it did,
    * 0 when not (the buffer then holds garbage), or {@link OsResult.unsupported}.

@@ -3,6 +3,7 @@ import type { ByteRange, Disk, Extent, ExtentType, Job } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
 import { queryRange, type Range } from '../io/disk-queries.js';
 import { native } from '../native.js';
+import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import { inOrder } from './in-order.js';
 
@@ -63,9 +64,10 @@ export async function* compare(
   const shorter = Math.min(a.size, b.size);
   const common: Range = { start, end: strict ? Math.max(start, Math.min(end, shorter)) : end };
   let last: Difference | undefined;
+  const buffers = new Buffers();
   const results = inOrder(pieces(a, b, common, signal), Math.max(1, concurrency), async (piece) => ({
     piece,
-    differences: await comparePiece(a, b, piece, strict, signal),
+    differences: await comparePiece(a, b, piece, strict, buffers, signal),
   }));
   for await (const { piece, differences } of results) {
     for (const difference of differences) {
@@ -147,19 +149,21 @@ async function comparePiece(
   b: Comparable,
   piece: Piece,
   strict: boolean,
+  buffers: Buffers,
   signal: AbortSignal | undefined,
 ): Promise<Difference[]> {
   if (strict && (piece.a.type !== piece.b.type || piece.a.placed !== piece.b.placed)) {
     return [{ start: piece.start, length: piece.end - piece.start, kind: 'allocation' }];
   }
   signal?.throwIfAborted();
-  const [bytesA, bytesB] = await readBoth(a, b, piece);
-  const ranges =
-    bytesA === null
-      ? nonZeroRanges(bytesB)
-      : bytesB === null
-        ? nonZeroRanges(bytesA)
-        : differing(bytesA, bytesB);
+  const bytesA = isStored(piece.a) ? buffers.take(piece.end - piece.start) : null;
+  const bytesB = isStored(piece.b) ? buffers.take(piece.end - piece.start) : null;
+  await settleAll(
+    [bytesA && a.read(bytesA, piece.start), bytesB && b.read(bytesB, piece.start)].map(asPromise),
+  );
+  const ranges = differing(bytesA, bytesB);
+  buffers.giveBack(bytesA);
+  buffers.giveBack(bytesB);
   return ranges.map((range) => ({
     start: piece.start + range.start,
     length: range.end - range.start,
@@ -167,17 +171,20 @@ async function comparePiece(
   }));
 }
 
-async function readBoth(
-  a: Comparable,
-  b: Comparable,
-  piece: Piece,
-): Promise<[Uint8Array | null, Uint8Array | null]> {
-  const bytesA = isStored(piece.a) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
-  const bytesB = isStored(piece.b) ? Buffer.allocUnsafe(piece.end - piece.start) : null;
-  await settleAll(
-    [bytesA && a.read(bytesA, piece.start), bytesB && b.read(bytesB, piece.start)].map(asPromise),
-  );
-  return [bytesA, bytesB];
+/** Memory for the chunks under way, used again and again. */
+class Buffers {
+  readonly #idle: Uint8Array[] = [];
+
+  /** @param length bytes, a chunk at most */
+  take(length: number): Uint8Array {
+    return (this.#idle.pop() ?? pageBytes(chunkBytes)).subarray(0, length);
+  }
+
+  giveBack(bytes: Uint8Array | null): void {
+    if (bytes === null) return;
+    const { buffer, byteOffset } = bytes;
+    this.#idle.push(new Uint8Array(buffer, byteOffset, chunkBytes));
+  }
 }
 
 const asPromise = (read: Promise<void> | null): Promise<void> => read ?? Promise.resolve();
@@ -197,8 +204,10 @@ function nonZeroRanges(bytes: Uint8Array | null): Range[] {
   return ranges;
 }
 
-/** The runs of sectors in which two buffers of one length differ. */
-function differing(a: Uint8Array, b: Uint8Array): Range[] {
+/** The runs of sectors in which two pieces of one length differ; null stands for zeros. */
+function differing(a: Uint8Array | null, b: Uint8Array | null): Range[] {
+  if (a === null) return nonZeroRanges(b);
+  if (b === null) return nonZeroRanges(a);
   if (Buffer.compare(a, b) === 0) return [];
   const ranges: { start: number; end: number }[] = [];
   for (let at = 0; at < a.length; at += sector) {

@@ -9,7 +9,6 @@
 #include "binding/bindings.h"
 #include "binding/os_error.h"
 #include "binding/work.h"
-#include "os/copy.h"
 #include "os/lock.h"
 #include "os/read_cached.h"
 #include "os/seek.h"
@@ -50,14 +49,11 @@ napi_value throwSystemError(napi_env env, const OsResult& failed) {
   return nullptr;
 }
 
-// A system call on the thread pool.
+// A system call on the thread pool: whether it was done, or is unsupported.
 template <typename Call>
 class OsWork : public Work {
  public:
-  // Whether the promise is of a boolean (done or unsupported) or of the result's value.
-  enum class Answer { kBoolean, kNumber };
-
-  OsWork(Call call, Answer answer) : call_(std::move(call)), answer_(answer) {}
+  explicit OsWork(Call call) : call_(std::move(call)) {}
 
  protected:
   void execute() noexcept override { result_ = call_(); }
@@ -65,27 +61,17 @@ class OsWork : public Work {
   napi_value settle(napi_env env, bool* failed) noexcept override {
     *failed = result_.kind == OsResult::Kind::kFailed;
     if (*failed) return systemError(env, result_);
-    const bool supported = result_.kind == OsResult::Kind::kDone;
-    if (answer_ == Answer::kBoolean) return boolean(env, supported);
-    return number(env, supported ? static_cast<double>(result_.value) : kUnsupportedNumber);
+    return boolean(env, result_.kind == OsResult::Kind::kDone);
   }
 
  private:
   const Call call_;
-  const Answer answer_;
   OsResult result_;
 };
 
 template <typename Call>
-napi_value startBoolean(napi_env env, const char* name, Call call) {
-  return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call), OsWork<Call>::Answer::kBoolean),
-                     name);
-}
-
-template <typename Call>
-napi_value startNumber(napi_env env, const char* name, Call call) {
-  return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call), OsWork<Call>::Answer::kNumber),
-                     name);
+napi_value start(napi_env env, const char* name, Call call) {
+  return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call)), name);
 }
 
 napi_value answerNow(napi_env env, const OsResult& result) {
@@ -98,16 +84,8 @@ napi_value punch(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const FileRange range = fileRange(args, 0);
   if (args.failed()) return nullptr;
-  return startBoolean(env, "qcow2.punchHole",
+  return start(env, "qcow2.punchHole",
                       [=] { return punchHole(range.fd, range.offset, range.length); });
-}
-
-napi_value zero(napi_env env, napi_callback_info info) noexcept {
-  Arguments args(env, info);
-  const FileRange range = fileRange(args, 0);
-  if (args.failed()) return nullptr;
-  return startBoolean(env, "qcow2.zeroRange",
-                      [=] { return zeroRange(range.fd, range.offset, range.length); });
 }
 
 napi_value reserve(napi_env env, napi_callback_info info) noexcept {
@@ -115,20 +93,8 @@ napi_value reserve(napi_env env, napi_callback_info info) noexcept {
   const FileRange range = fileRange(args, 0);
   const bool keep_size = args.boolean(3, "keepSize");
   if (args.failed()) return nullptr;
-  return startBoolean(env, "qcow2.allocate",
+  return start(env, "qcow2.allocate",
                       [=] { return allocate(range.fd, range.offset, range.length, keep_size); });
-}
-
-napi_value copy(napi_env env, napi_callback_info info) noexcept {
-  Arguments args(env, info);
-  const int from = fileDescriptor(args, 0, "fdIn");
-  const int64_t from_offset = args.integer(1, "offsetIn", 0, kMaxSafeInteger);
-  const FileRange to = fileRange(args, 2);
-  args.requireRange(from_offset <= kMaxSafeInteger - to.length, "length",
-                    "such that the range ends below 2^53");
-  if (args.failed()) return nullptr;
-  return startNumber(env, "qcow2.copyRange",
-                     [=] { return copyRange(from, from_offset, to.fd, to.offset, to.length); });
 }
 
 napi_value seek(napi_env env, napi_callback_info info, OsResult (*find)(int, int64_t)) noexcept {
@@ -181,9 +147,7 @@ napi_value readNow(napi_env env, napi_callback_info info) noexcept {
 bool initOs(napi_env env, napi_value exports) {
   return exportFunctions(env, exports,
                          {{"punchHole", punch},
-                          {"zeroRange", zero},
                           {"allocate", reserve},
-                          {"copyRange", copy},
                           {"seekData", findData},
                           {"seekHole", findHole},
                           {"lockBytes", lock},

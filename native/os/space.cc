@@ -1,4 +1,4 @@
-// fallocate(2) in its three uses.
+// fallocate(2) in its two uses.
 #include "os/space.h"
 
 #ifdef __linux__
@@ -32,10 +32,6 @@ OsResult punchHole(int fd, int64_t offset, int64_t length) {
   return changeSpace(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length);
 }
 
-OsResult zeroRange(int fd, int64_t offset, int64_t length) {
-  return changeSpace(fd, FALLOC_FL_ZERO_RANGE, offset, length);
-}
-
 OsResult allocate(int fd, int64_t offset, int64_t length, bool keep_size) {
   return changeSpace(fd, keep_size ? FALLOC_FL_KEEP_SIZE : 0, offset, length);
 }
@@ -48,7 +44,6 @@ bool gainsFromReserving(int fd) {
 #else
 
 OsResult punchHole(int, int64_t, int64_t) { return OsResult::unsupported(); }
-OsResult zeroRange(int, int64_t, int64_t) { return OsResult::unsupported(); }
 OsResult allocate(int, int64_t, int64_t, bool) { return OsResult::unsupported(); }
 bool gainsFromReserving(int) { return false; }
 

@@ -1,4 +1,4 @@
-// The space of a file: punching, zeroing and reserving ranges. Linux only; elsewhere each says kUnsupported,
+// The space of a file: punching and reserving ranges. Linux only; elsewhere each says kUnsupported,
 // and the caller writes zeros or goes without.
 #ifndef QCOW2_OS_SPACE_H_
 #define QCOW2_OS_SPACE_H_
@@ -11,10 +11,6 @@ namespace qcow2 {
 
 // Gives the space of a range back; it then reads as zeros. The file keeps its length.
 OsResult punchHole(int fd, int64_t offset, int64_t length);
-
-// Makes a range read as zeros and keeps its space reserved, like a write of zeros: a range past the end grows
-// the file.
-OsResult zeroRange(int fd, int64_t offset, int64_t length);
 
 // Reserves space for a range; data in it stays. Without keep_size a range past the end grows the file.
 OsResult allocate(int fd, int64_t offset, int64_t length, bool keep_size);

@@ -1,5 +1,5 @@
 /** System calls on real files: what they change is seen through node:fs, and QEMU sees the locks. Linux only. */
-import { type FileHandle, open, readFile, stat, unlink, writeFile } from 'node:fs/promises';
+import { type FileHandle, open, readFile, stat, writeFile } from 'node:fs/promises';
 import { afterEach, describe, expect, it } from 'vitest';
 import { LockState, native, OsResult } from '../../lib/native.js';
 import { holdByQemu, qemuImg, qemuIo } from '../support/oracle.js';
@@ -56,34 +56,6 @@ describe('punchHole', () => {
   });
 });
 
-describe('zeroRange', () => {
-  it('leaves zeros and keeps the space', async () => {
-    const content = pattern(3, 2 * mib);
-    const { path, fd } = await fileOf(content);
-    const before = await allocated(path);
-
-    expect(await native.zeroRange(fd, 1000, mib)).toBe(true);
-
-    expect((await readFile(path)).equals(withZeros(content, 1000, mib + 1000))).toBe(true);
-    expect(await allocated(path)).toBeGreaterThanOrEqual(before);
-  });
-
-  it('grows the file to the end of the range', async () => {
-    const { path, fd } = await fileOf(pattern(4, 1000));
-    expect(await native.zeroRange(fd, 500, mib)).toBe(true);
-    expect((await stat(path)).size).toBe(mib + 500);
-  });
-
-  it('is false where the file system cannot', async () => {
-    // A tmpfs everywhere; it can reserve and punch, but not zero.
-    const path = `/dev/shm/qcow2-test-${process.pid}`;
-    const handle = await opened(path, 'w');
-    await unlink(path);
-    expect(await native.allocate(handle.fd, 0, mib, false)).toBe(true);
-    expect(await native.zeroRange(handle.fd, 0, mib)).toBe(false);
-  });
-});
-
 describe('allocate', () => {
   it('reserves space and grows the file with zeros', async () => {
     const content = pattern(5, 1000);
@@ -135,29 +107,6 @@ describe('seekData and seekHole', () => {
     expect(native.seekHole(fd, 5000)).toBe(OsResult.nothing);
     expect(native.seekData(fd, 5000)).toBe(OsResult.nothing);
     expect(native.seekData(fd, Number.MAX_SAFE_INTEGER)).toBe(OsResult.nothing);
-  });
-});
-
-describe('copyRange', () => {
-  it('copies between files at any offsets', async () => {
-    const content = pattern(10, 3 * mib);
-    const { fd } = await fileOf(content);
-    const target = await opened(pathOf('target'), 'w+');
-    expect(await native.copyRange(fd, 1234, target.fd, 777, 2 * mib)).toBe(2 * mib);
-    const expected = Buffer.concat([Buffer.alloc(777), content.subarray(1234, 1234 + 2 * mib)]);
-    expect((await readFile(pathOf('target'))).equals(expected)).toBe(true);
-  });
-
-  it('stops where the source ends', async () => {
-    const { fd } = await fileOf(pattern(11, 10_000));
-    const target = await opened(pathOf('target'), 'w+');
-    expect(await native.copyRange(fd, 4000, target.fd, 0, mib)).toBe(6000);
-    expect(await native.copyRange(fd, 10_000, target.fd, 0, mib)).toBe(0);
-  });
-
-  it('says so when the kernel refuses', async () => {
-    const { fd } = await fileOf(pattern(12, mib));
-    expect(await native.copyRange(fd, 0, fd, 4096, mib / 2)).toBe(OsResult.unsupported);
   });
 });
 
@@ -229,12 +178,9 @@ describe('failures', () => {
       ...badDescriptor,
       syscall: 'fallocate',
     });
-    await expect(native.zeroRange(closed, 0, 1)).rejects.toMatchObject(badDescriptor);
-    await expect(native.allocate(closed, 0, 1, true)).rejects.toMatchObject(badDescriptor);
-    await expect(native.copyRange(closed, 0, closed, 0, 1)).rejects.toMatchObject({
+    await expect(native.allocate(closed, 0, 1, true)).rejects.toMatchObject({
       ...badDescriptor,
-      syscall: 'copy_file_range',
-      message: 'EBADF: Bad file descriptor, copy_file_range',
+      message: 'EBADF: Bad file descriptor, fallocate',
     });
   });
 
@@ -266,14 +212,13 @@ describe('arguments', () => {
     ['a negative offset', 'ERR_OUT_OF_RANGE', () => native.seekHole(0, -1)],
     ['a fraction', 'ERR_OUT_OF_RANGE', () => native.punchHole(0, 0.5, 1)],
     ['NaN', 'ERR_OUT_OF_RANGE', () => native.punchHole(0, Number.NaN, 1)],
-    ['an unsafe integer', 'ERR_OUT_OF_RANGE', () => native.zeroRange(0, 2 ** 53, 1)],
-    ['an empty range', 'ERR_OUT_OF_RANGE', () => native.zeroRange(0, 0, 0)],
+    ['an unsafe integer', 'ERR_OUT_OF_RANGE', () => native.punchHole(0, 2 ** 53, 1)],
+    ['an empty range', 'ERR_OUT_OF_RANGE', () => native.punchHole(0, 0, 0)],
     [
       'a range that ends too far',
       'ERR_OUT_OF_RANGE',
       () => native.allocate(0, 1, Number.MAX_SAFE_INTEGER, true),
     ],
-    ['a source range that ends too far', 'ERR_OUT_OF_RANGE', () => native.copyRange(0, 2 ** 53 - 1, 0, 0, 1)],
     ['a bigint', 'ERR_INVALID_ARG_TYPE', () => native.seekData(0, 1n as unknown as number)],
     [
       'a missing flag',
