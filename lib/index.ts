@@ -19,6 +19,16 @@ export { ConcatenatedDisk, DiskSlice, SalvagedDisk } from './io/derived-disk.js'
 export { extentLists } from './io/extents.js';
 export { RawDisk } from './io/raw-disk.js';
 export type { DiscardOptions, WriteOptions } from './io/requests.js';
+export type { ImageEvent, RequestEvent } from './io/channels.js';
+export {
+  latencyBounds,
+  requestKinds,
+  type CacheStats,
+  type DiskStats,
+  type LatencyHistogram,
+  type RequestKind,
+  type RequestStats,
+} from './io/statistics.js';
 export type { AmendOptions } from './operations/amend.js';
 export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 export { dehydrate, type DehydrateOptions } from './operations/dehydrate.js';

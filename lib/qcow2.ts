@@ -5,11 +5,14 @@ import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './d
 import type { Header } from './format/header.js';
 import { toBytes } from './format/units.js';
 import { assertChangeable, assertWritable } from './io/changeable.js';
+import { closeChannel, openChannel, type ImageEvent } from './io/channels.js';
 import { createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
 import { guestExtentLists, guestExtents } from './io/extents.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
 import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.js';
+import type { CacheStats, DiskStats } from './io/statistics.js';
+import type { TableCache } from './metadata/table-cache.js';
 import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
 import { amendImage, type AmendOptions } from './operations/amend.js';
@@ -90,6 +93,8 @@ export class Qcow2 implements WritableDisk {
         return new Qcow2({ guest, owned: [{ close }], options: {}, below: null });
       },
     });
+    log('opened %s', opened.guest.image.storage.name);
+    if (openChannel.hasSubscribers) openChannel.publish(this.#event());
   }
 
   /** Virtual size, bytes. */
@@ -139,6 +144,19 @@ export class Qcow2 implements WritableDisk {
   /** Resolves once everything written before the call is durable. */
   flush(): Promise<void> {
     return this.#requests.flush();
+  }
+
+  /** What was asked of the image since it was opened, and how its caches did. From the first call on latency is measured. */
+  stats(): DiskStats {
+    const { mapping, refcounts, allocator } = this.#guest.image;
+    const cache = ({ hits, misses, bytes }: TableCache): CacheStats => ({ hits, misses, bytes });
+    return {
+      requests: this.#requests.counters.report(),
+      l2Cache: cache(mapping.cache),
+      refcountCache: cache(refcounts.cache),
+      allocatedClusters: allocator.allocated,
+      freedClusters: allocator.freed,
+    };
   }
 
   extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
@@ -330,7 +348,13 @@ export class Qcow2 implements WritableDisk {
     } finally {
       await closeAll(this.#opened.owned);
       log('closed %s', image.storage.name);
+      if (closeChannel.hasSubscribers) closeChannel.publish(this.#event());
     }
+  }
+
+  #event(): ImageEvent {
+    const { storage, writable } = this.#guest.image;
+    return { image: storage.name, writable };
   }
 
   /** The images of the chain from this one down, up to the first that is none. */

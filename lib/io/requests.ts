@@ -7,10 +7,12 @@ import { invalidArgType, Qcow2Error } from '../errors.js';
 import { guestOffset } from '../format/units.js';
 import { assertChangeable, assertWritable } from './changeable.js';
 import { writeCompressed } from './compressed-write.js';
+import { traced, type RequestEvent } from './channels.js';
 import { checkRange } from './disk-queries.js';
 import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
 import { readGuest } from './read.js';
+import { RequestCounters, type RequestKind } from './statistics.js';
 import { writeGuest } from './write.js';
 import { zeroGuest, type ZeroOptions } from './zero.js';
 
@@ -31,6 +33,7 @@ export interface DiscardOptions extends Op {
 export class Requests {
   readonly #guest: GuestImage;
   readonly #gate = new Gate();
+  readonly counters = new RequestCounters();
   #closed = false;
 
   constructor(guest: GuestImage) {
@@ -39,26 +42,38 @@ export class Requests {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
-    return this.during(() => this.#read(buffer, position, op));
+    return traced(
+      () => this.during(() => this.#read(buffer, position, op)),
+      () => this.#event('read', position, buffer.length),
+    );
   }
 
   async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
     assertBytes('buffer', buffer);
-    const { start, end } = checkRange(this.#guest.image.header.size, position, buffer.length);
-    op.signal?.throwIfAborted();
-    const locked = this.#guest.locks.shared(start, end);
-    const unlock = locked instanceof Promise ? await locked : locked;
+    const started = this.counters.begin('read');
     try {
-      await readGuest(this.#guest, buffer, guestOffset(start));
+      const { start, end } = checkRange(this.#guest.image.header.size, position, buffer.length);
+      op.signal?.throwIfAborted();
+      this.counters.bytes('read', buffer.length);
+      const locked = this.#guest.locks.shared(start, end);
+      const unlock = locked instanceof Promise ? await locked : locked;
+      try {
+        await readGuest(this.#guest, buffer, guestOffset(start));
+      } finally {
+        unlock();
+      }
+    } catch (error) {
+      this.counters.failed('read');
+      throw error;
     } finally {
-      unlock();
+      this.counters.end('read', started);
     }
   }
 
   async write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {
     assertBytes('data', data);
     const { compress = false } = options;
-    await this.#change(position, data.length, options, async (start) => {
+    await this.#change('write', position, data.length, options, async (start) => {
       if (data.length === 0) return;
       const level = compress === true ? undefined : compress;
       if (level === false) await writeGuest(this.#guest, data, guestOffset(start));
@@ -72,33 +87,69 @@ export class Requests {
     op: Op,
     options: Pick<ZeroOptions, 'punch' | 'keepAllocated'>,
   ): Promise<void> {
-    return this.#change(position, length, op, (start, end) => zeroGuest(this.#guest, start, end, options));
+    const kind = options.punch ? 'discard' : 'zero';
+    return this.#change(kind, position, length, op, (start, end) =>
+      zeroGuest(this.#guest, start, end, options),
+    );
   }
 
   flush(): Promise<void> {
-    return this.during(async () => {
-      if (this.#guest.image.writable) await this.#guest.image.committer.flush();
-    });
+    return this.#counted('flush', 0, 0, () =>
+      this.during(async () => {
+        if (this.#guest.image.writable) await this.#guest.image.committer.flush();
+      }),
+    );
   }
 
   /** Runs a change of guest bytes [start, end) after all that has to come before one. */
   async #change(
+    kind: RequestKind,
     position: number | bigint,
     length: number | bigint,
     { signal }: Op,
     work: (start: number, end: number) => Promise<void>,
   ): Promise<void> {
     this.assertOpen();
-    await this.#gate.changing(async () => {
-      assertWritable(this.#guest);
-      const { image, bitmaps } = this.#guest;
-      const { start, end } = checkRange(image.header.size, position, length);
-      signal?.throwIfAborted();
-      image.committer.assertSound();
-      await bitmaps.changing(start, end);
-      await image.committer.relieve();
-      await work(start, end);
-    });
+    await this.#counted(kind, position, length, () =>
+      this.#gate.changing(async () => {
+        assertWritable(this.#guest);
+        const { image, bitmaps } = this.#guest;
+        const { start, end } = checkRange(image.header.size, position, length);
+        signal?.throwIfAborted();
+        image.committer.assertSound();
+        this.counters.bytes(kind, end - start);
+        await bitmaps.changing(start, end);
+        await image.committer.relieve();
+        await work(start, end);
+      }),
+    );
+  }
+
+  /** Counts a request, and tells it to whoever listens. Reads do the same without a promise more. */
+  #counted(
+    kind: RequestKind,
+    position: number | bigint,
+    length: number | bigint,
+    work: () => Promise<void>,
+  ): Promise<void> {
+    return traced(
+      async () => {
+        const started = this.counters.begin(kind);
+        try {
+          await work();
+        } catch (error) {
+          this.counters.failed(kind);
+          throw error;
+        } finally {
+          this.counters.end(kind, started);
+        }
+      },
+      () => this.#event(kind, position, length),
+    );
+  }
+
+  #event(kind: RequestKind, position: number | bigint, length: number | bigint): RequestEvent {
+    return { image: this.#guest.image.storage.name, kind, position, length };
   }
 
   /** Runs what changes nothing. What was begun before {@link close}, that waits for. */

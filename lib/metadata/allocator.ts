@@ -26,6 +26,9 @@ export class Allocator {
   readonly #committer: Committer;
   readonly #patchHeader: PatchHeader;
   readonly #mutex = new Mutex();
+  /** Clusters taken so far, and given back. */
+  allocated = 0;
+  freed = 0;
   /** No cluster below this one is free. */
   #hint = 0;
   /** The lowest cluster freed since the search under way began, which may have passed it by. */
@@ -45,7 +48,10 @@ export class Allocator {
     this.#reserved = reserved;
     this.#committer = committer;
     this.#patchHeader = patchHeader;
-    committer.onFreed((first) => this.#free(first));
+    committer.onFreed((first, count) => {
+      this.freed += count;
+      this.#free(first);
+    });
   }
 
   /** Says that refcounts changed in other ways than through this allocator and the committer. */
@@ -241,6 +247,7 @@ export class Allocator {
         { offset: first * clusterSize, feature: 'refcount' },
       );
     }
+    this.allocated += count;
     return { first: hostCluster(first), count };
   }
 }

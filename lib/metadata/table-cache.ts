@@ -36,6 +36,9 @@ interface Loading {
 
 export class TableCache {
   readonly sliceSize: number;
+  /** Look-ups that found their slice, and those that had to read. */
+  hits = 0;
+  misses = 0;
   readonly #storage: Storage;
   readonly #what: string;
   readonly #maxSlices: number;
@@ -57,7 +60,10 @@ export class TableCache {
   /** The slice at `offset` if it is cached: use it before the next await. */
   peek(offset: HostOffset): Slice | undefined {
     const slice = this.#slices.get(offset);
-    if (slice !== undefined) slice.referenced = true;
+    if (slice !== undefined) {
+      slice.referenced = true;
+      this.hits++;
+    }
     return slice;
   }
 
@@ -106,6 +112,11 @@ export class TableCache {
     this.#dirty.add(slice);
   }
 
+  /** Bytes of all slices in memory. */
+  get bytes(): number {
+    return this.#slices.size * this.sliceSize;
+  }
+
   get dirtyBytes(): number {
     return this.#dirty.size * this.sliceSize;
   }
@@ -148,6 +159,7 @@ export class TableCache {
   }
 
   async #load(offset: HostOffset): Promise<Slice> {
+    this.misses++;
     let loading = this.#loading.get(offset);
     if (loading === undefined) {
       loading = { promise: this.#read(offset), waiters: 0 };
