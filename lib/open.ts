@@ -21,7 +21,7 @@ import { repairDirtyImage } from './operations/repair.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
 import { identityOf, openSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
-import { readExactly, type Storage } from './storage/storage.js';
+import { readExactly, readPadded, type Storage } from './storage/storage.js';
 
 /** Everything behind an open image, and what has to be closed with it. */
 export interface Opened {
@@ -136,7 +136,7 @@ export async function openLayer(
 /** The format that the first bytes of a file tell: what is not qcow2 is raw. */
 export async function probeFormat(storage: Storage): Promise<ImageFormat> {
   const start = new Uint8Array(qcow2Magic.length);
-  await storage.read(start, 0);
+  await readPadded(storage, start, 0);
   return qcow2Magic.equals(start) ? 'qcow2' : 'raw';
 }
 

@@ -11,6 +11,7 @@ import {
 import { invalidRun, misplacedRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
+import { readUpTo } from '../storage/storage.js';
 import { cryptSectorSize } from './encryption/sector-cipher.js';
 import type { GuestImage } from './guest-image.js';
 
@@ -100,7 +101,7 @@ async function readInFile(
 ): Promise<void> {
   const { dataStorage, geometry, hasDataFile } = guest.image;
   if (part.length <= maxCachedRead && dataStorage.readCached?.(part, host) === true) return;
-  const got = await dataStorage.read(part, host);
+  const got = await readUpTo(dataStorage, part, host);
   if (got === part.length) return;
   part.fill(0, got);
   const lastCluster = alignDown(host + part.length - 1, geometry.clusterSize);

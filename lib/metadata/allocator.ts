@@ -166,7 +166,7 @@ export class Allocator {
 
   /**
    * Moves the refcount table behind everything it describes today, large enough for `clusters` and then half as many again.
-   * Order: new blocks | new table | header | free the old table.
+   * Order: new blocks, new table | header | free the old table.
    */
   async #growTable(clusters: number): Promise<void> {
     const { clusterSize, refcountBlockEntries, refcountOrder } = this.#geometry;
@@ -195,7 +195,6 @@ export class Allocator {
       const offset = hostOffset((first + blocks) * clusterSize);
       const old = { offset: this.#refcounts.tableOffset, length: this.#refcounts.tableBytes.length };
       await this.#storage.write(content, first * clusterSize);
-      await this.#committer.barrier();
       await this.#storage.write(table, offset);
       await this.#committer.barrier();
       await this.#committer.decisive(async () => {

@@ -6,7 +6,7 @@ import { tableEntrySize } from '../format/geometry.js';
 import { encodeField, headerFields, type HeaderField } from '../format/header-fields.js';
 import { headerBytesNeeded, parseHeader, type Header, type HeaderValues } from '../format/header.js';
 import { L2Flag } from '../native.js';
-import { readExactly, type Storage } from '../storage/storage.js';
+import { readExactly, readUpTo, type Storage } from '../storage/storage.js';
 import { Allocator } from './allocator.js';
 import { Committer } from './commit.js';
 import { FileEnd } from './file-end.js';
@@ -196,7 +196,7 @@ export class Image {
 export async function readHeader(storage: Storage, tolerateRefcounts: boolean): Promise<Header> {
   const fileSize = await storage.size();
   const start = new Uint8Array(preambleBytes);
-  const got = await storage.read(start, 0);
+  const got = await readUpTo(storage, start, 0);
   const bytes = new Uint8Array(headerBytesNeeded(start.subarray(0, got), fileSize));
   await readExactly(storage, bytes, 0, 'the header');
   return parseHeader(bytes, fileSize, tolerateRefcounts ? { tolerate: 'refcounts' } : {});

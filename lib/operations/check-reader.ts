@@ -1,7 +1,7 @@
 /** Reading an image's tables for a check: scattered clusters in batches, the next batch under way while one is worked on. */
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
-import type { Storage } from '../storage/storage.js';
+import { readPadded, type Storage } from '../storage/storage.js';
 import type { CheckOptions } from './check-report.js';
 
 const batchBytes = 2 * 1024 * 1024;
@@ -109,8 +109,7 @@ async function readRun(
 ): Promise<void> {
   const target = bytes.subarray(from * clusterSize, to * clusterSize);
   try {
-    const got = await storage.read(target, offsets[from] ?? 0);
-    target.fill(0, got);
+    await readPadded(storage, target, offsets[from] ?? 0);
   } catch (error) {
     if (to - from === 1) {
       failures.set(from, error);

@@ -8,8 +8,12 @@ import type { CheckProgress } from './check-reader.js';
 import { storedRefcounts } from './check-refcounts.js';
 import { activeL1 } from './check-references.js';
 
-/** Sets COPIED on all entries whose refcount is 1. Everything is in the file as it is in memory. */
+/**
+ * Sets COPIED on all entries whose refcount is 1. Everything is in the file as it is in memory.
+ * Order: refcounts that were lowered | COPIED.
+ */
 export async function setMissingCopied(image: Image, progress: CheckProgress): Promise<void> {
+  await image.committer.barrier();
   const context = await CheckContext.of(image, new Findings({ maxFindings: 0 }), progress, {});
   followL1(context, image.mapping.l1Bytes, activeL1, 0, context.activeTables);
   await correctCopied(context, 'set', await storedRefcounts(context));

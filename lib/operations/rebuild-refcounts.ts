@@ -2,7 +2,7 @@
  * Making refcount table and blocks anew from what the image refers to. They are written behind everything else in the
  * file, so that a crash before the header points to them leaves the image as it was:
  *
- *   new blocks | new table | header | from here on the old table and blocks are free        (`|` is a barrier)
+ *   new blocks, new table | header | from here on the old table and blocks are free        (`|` is a barrier)
  */
 import { Qcow2Error } from '../errors.js';
 import { maxRefcountTableBytes, tableEntrySize } from '../format/geometry.js';
@@ -131,7 +131,6 @@ async function writeStructure(
     });
     await storage.write(bytes, (first + from) * clusterSize);
   }
-  await committer.barrier();
   await storage.write(table, (first + blocks.length) * clusterSize);
   await committer.barrier();
   return table;

@@ -6,6 +6,7 @@ import { alignDown, alignUp, guestOffset } from '../format/units.js';
 import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { zeroLocked } from '../io/zero.js';
+import type { Image } from '../metadata/image.js';
 import type { PartedJob } from './job-parts.js';
 import { growL1 } from './l1-table.js';
 import { preallocate, type Preallocation } from './preallocate.js';
@@ -100,10 +101,10 @@ async function grow(guest: GuestImage, size: number, options: ResizeOptions): Pr
   // A raw data file is the disk, so it ends where the disk does.
   if (isRaw || (image.hasDataFile && (await image.dataStorage.size()) < size)) {
     await image.dataStorage.truncate(size);
+    image.committer.dataWritten();
   }
   await image.committer.flush();
-  await image.patchHeader({ size });
-  await image.committer.barrier();
+  await setSize(image, size);
   options.onProgress?.({ done: size - old, total: size - old });
 }
 
@@ -139,8 +140,7 @@ async function shrink(guest: GuestImage, size: number, { onProgress }: ResizeOpt
   const { image } = guest;
   const old = image.header.size;
   await image.committer.flush();
-  await image.patchHeader({ size });
-  await image.committer.barrier();
+  await setSize(image, size);
   const total = old - size;
   await forget(guest, size, alignUp(old, image.geometry.clusterSize), (at) => {
     onProgress?.({ done: Math.min(at - size, total), total });
@@ -150,6 +150,14 @@ async function shrink(guest: GuestImage, size: number, { onProgress }: ResizeOpt
   await trimFile(image);
   if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
   onProgress?.({ done: total, total });
+}
+
+/** Durable when it resolves. When it fails nobody knows how large the disk in the file is, so nothing goes on after it. */
+function setSize(image: Image, size: number): Promise<void> {
+  return image.committer.decisive(async () => {
+    await image.patchHeader({ size });
+    await image.committer.barrier();
+  });
 }
 
 /** Drops what is mapped in [start, end), even where a backing disk shows through then. One table after the other. */

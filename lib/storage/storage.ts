@@ -52,6 +52,31 @@ export interface Storage {
   readonly path?: string;
 }
 
+/**
+ * Fills `buffer` from `position` on and resolves to the bytes read, fewer only at the end of the store, however few a
+ * read of it brings: what was not read must not pass for zeros.
+ * @throws an error with the code `EIO` when the store gives nothing before its end
+ */
+export async function readUpTo(storage: Storage, buffer: Uint8Array, position: number): Promise<number> {
+  let done = await storage.read(buffer, position);
+  while (done < buffer.length) {
+    const more = await storage.read(buffer.subarray(done), position + done);
+    if (more === 0) {
+      if (position + done < (await storage.size())) throw nothingRead(storage, position + done);
+      return done;
+    }
+    done += more;
+  }
+  return done;
+}
+
+function nothingRead({ name }: Storage, position: number): Error {
+  const error = new Error(
+    `EIO: i/o error, read (${name} gave nothing at ${position}, which is before its end)`,
+  );
+  return Object.assign(error, { code: 'EIO', syscall: 'read' });
+}
+
 /** Reads exactly `buffer.length` bytes or fails: for metadata, where the end of the file is damage. */
 export async function readExactly(
   storage: Storage,
@@ -59,7 +84,7 @@ export async function readExactly(
   position: number,
   what: string,
 ): Promise<void> {
-  const got = await storage.read(buffer, position);
+  const got = await readUpTo(storage, buffer, position);
   if (got !== buffer.length) {
     throw new Qcow2Error(
       'ERR_QCOW2_CORRUPT',
@@ -71,7 +96,7 @@ export async function readExactly(
 
 /** Reads `buffer.length` bytes; what lies past the end of the store reads as zeros. */
 export async function readPadded(storage: Storage, buffer: Uint8Array, position: number): Promise<void> {
-  const got = await storage.read(buffer, position);
+  const got = await readUpTo(storage, buffer, position);
   if (got < buffer.length) buffer.fill(0, got);
 }
 

@@ -10,6 +10,8 @@ export class BarrierProbe implements Storage {
   readonly readOnly = false;
   /** The places that barriers came from. */
   readonly sites = new Set<string>();
+  /** When barriers were taken out, ticks of the log. */
+  readonly removals: number[] = [];
   readonly #recording: RecordingStorage;
   readonly #removed: string | undefined;
   #last: Written = 'nothing';
@@ -26,7 +28,8 @@ export class BarrierProbe implements Storage {
     // A barrier with nothing before it has nothing to keep in order.
     if (this.#last !== 'nothing') this.sites.add(site);
     this.#last = 'nothing';
-    if (site !== this.#removed) await this.#recording.flush();
+    if (site === this.#removed) this.removals.push(this.#recording.mark());
+    else await this.#recording.flush();
   }
 
   read(buffer: Uint8Array, position: number): Promise<number> {

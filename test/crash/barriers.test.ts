@@ -2,17 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { BarrierProbe } from './barrier-probe.js';
 import { judgeStates, runWorkload, type JudgeOptions } from './crash-run.js';
-import {
-  compactions,
-  fillUp,
-  fullKinds,
-  kinds,
-  spaciousKinds,
-  workloads,
-  type Kind,
-  type Start,
-  type Workload,
-} from './workloads.js';
+import { fullKinds, kinds, spaciousKinds, type Kind, type Start } from './kinds.js';
+import { compactions, fillUp, workloads, type Workload } from './workloads.js';
 
 interface Case {
   readonly kind: Kind;
@@ -21,30 +12,48 @@ interface Case {
 }
 
 /**
- * Barriers that nothing can show to be missing, by file. In growing the refcount table: the one between new blocks and
- * table, as the one before the header comes after both, and the one before the old table is freed, as the write that
- * needed the cluster brings one. Before DIRTY is cleared, the one after which nothing but the file's end was cut.
+ * Barriers that these cases cannot show to be missing, by file. Some only make durable what may as well be lost: flags
+ * that a user or a repair set (bitmaps enabled, COPIED, lazy refcounts), a file's end before DIRTY is cleared. The others keep
+ * the sectors of a first cluster in order, which takes longer names than there are here: `long-jobs-crash.test.ts` and
+ * `bitmaps-crash.test.ts` have these. The ones of the allocator and the snapshot table are for a flush that comes from
+ * beside, between the steps of the job. The one of a commit after the header is for DIRTY, which few of the cases set.
  */
-const redundant: Record<string, number> = { 'lib/metadata/allocator.ts': 2, 'lib/metadata/image.ts': 1 };
-const casesPerSite = 6;
+const unseen: Record<string, number> = {
+  'lib/metadata/commit.ts': 1,
+  'lib/metadata/dirty-bitmaps.ts': 1,
+  'lib/metadata/extension-writer.ts': 2,
+  'lib/metadata/first-cluster-switch.ts': 2,
+  'lib/metadata/allocator.ts': 1,
+  'lib/metadata/image.ts': 1,
+  'lib/metadata/snapshot-table-io.ts': 1,
+  'lib/operations/amend.ts': 1,
+  'lib/operations/check-copied.ts': 1,
+};
+const isLong = process.env.QCOW2_CRASH === 'long';
+const casesPerSite = isLong ? 12 : 3;
+/** Those of a short run. */
+const chosenKinds = ['512 B clusters', 'over a qcow2 backing file', 'lazy refcounts', 'external data file'];
 
 const options: JudgeOptions = {
   exhaustiveUpTo: 4,
-  samples: 6,
-  tornSamples: 0,
+  samples: 8,
+  tornSamples: 4,
   recoverEvery: 4,
   qemuEvery: Infinity,
 };
 
 describe('the crash suite', () => {
   it('notices when a barrier is missing', { timeout: 300_000 }, async () => {
-    const casesOf = new Map<string, Case[]>();
+    const casesOf = new Map<string, { one: Case; changes: number }[]>();
     for (const one of await cases()) {
-      for (const site of await sitesOf(one)) casesOf.set(site, [...(casesOf.get(site) ?? []), one]);
+      const { sites, changes } = await sitesOf(one);
+      for (const site of sites) casesOf.set(site, [...(casesOf.get(site) ?? []), { one, changes }]);
     }
     const survivors: string[] = [];
     for (const [site, withSite] of casesOf) {
-      const problem = await firstProblem(site, withSite);
+      // Short ones first: most are enough.
+      const list = withSite.sort((a, b) => a.changes - b.changes).map(({ one }) => one);
+      const problem = await firstProblem(site, spread(list, casesPerSite));
       if (problem === null) survivors.push(site);
     }
     const killed = casesOf.size - survivors.length;
@@ -56,38 +65,46 @@ describe('the crash suite', () => {
       const file = /lib\/[^:]+/.exec(site)?.[0] ?? site;
       unnoticed[file] = (unnoticed[file] ?? 0) + 1;
     }
-    expect(unnoticed).toEqual(redundant);
+    expect(unnoticed).toEqual(unseen);
   });
 });
 
 async function cases(): Promise<Case[]> {
   const all: Case[] = [];
-  for (const kind of kinds.filter(({ slow }) => !slow)) {
+  for (const kind of kinds.filter(({ name, slow }) => (isLong ? !slow : chosenKinds.includes(name)))) {
     const start = await kind.make();
-    for (const workload of workloads) all.push({ kind, start, workload });
+    for (const workload of [...workloads, ...compactions]) {
+      if (workload.fits?.(kind) ?? true) all.push({ kind, start, workload });
+    }
   }
-  for (const kind of [...kinds.slice(0, 1), ...spaciousKinds.slice(0, 1)]) {
+  for (const kind of spaciousKinds.slice(0, isLong ? Infinity : 1)) {
     const start = await kind.make();
-    for (const workload of compactions.slice(0, 3)) all.push({ kind, start, workload });
+    for (const workload of compactions) all.push({ kind, start, workload });
   }
   for (const kind of fullKinds) all.push({ kind, start: await kind.make(), workload: fillUp });
   return all;
 }
 
-async function sitesOf({ kind, start, workload }: Case): Promise<Set<string>> {
+async function sitesOf({ kind, start, workload }: Case): Promise<{ sites: Set<string>; changes: number }> {
   let probe: BarrierProbe | undefined;
-  await runWorkload(kind, start, workload, {
-    through: (recording) => (probe = new BarrierProbe(recording)),
+  const { recording } = await runWorkload(kind, start, workload, {
+    through: (inner) => (probe = new BarrierProbe(inner)),
   });
-  return probe?.sites ?? new Set();
+  return { sites: probe?.sites ?? new Set(), changes: recording.changes };
 }
 
 async function firstProblem(site: string, withSite: readonly Case[]): Promise<string | null> {
-  for (const { kind, start, workload } of spread(withSite, casesPerSite)) {
-    const through = (recording: ConstructorParameters<typeof BarrierProbe>[0]): BarrierProbe =>
-      new BarrierProbe(recording, site);
-    const run = await runWorkload(kind, start, workload, { through });
-    const { problem } = await judgeStates(run, options);
+  for (const { kind, start, workload } of withSite) {
+    let around: readonly number[] = [];
+    const run = await runWorkload(kind, start, workload, {
+      through: (recording) => {
+        const probe = new BarrierProbe(recording, site);
+        around = probe.removals;
+        return probe;
+      },
+    });
+    // Elsewhere everything is as with the barrier.
+    const { problem } = await judgeStates(run, { ...options, around });
     if (problem !== null) return `${kind.name}, ${workload.name}: ${problem}`;
   }
   return null;

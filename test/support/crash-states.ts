@@ -1,4 +1,4 @@
-/** Every content that a crash may leave behind, from the log of what was done to a storage. */
+/** Every content that a crash may leave behind, from the log of what was done to a storage, or to several at once. */
 import type { MemoryStorage } from '../../lib/storage/memory.js';
 import { Random } from './pattern.js';
 import type { Change, Recorded, RecordedLog } from './recording-storage.js';
@@ -11,6 +11,8 @@ export interface CrashState {
   readonly from: number;
   readonly to: number;
   readonly content: MemoryStorage;
+  /** The same of every storage of the log; `content` is the first. */
+  readonly contents: readonly MemoryStorage[];
   /** Which operations reached the medium, for the message of a failing test. */
   readonly description: string;
 }
@@ -25,6 +27,8 @@ export interface CrashOptions {
   tornUnits?: readonly number[];
   /** Random torn states for each unit in each epoch; 10 by default. */
   tornSamples?: number;
+  /** Only epochs in which one of these ticks lies. */
+  around?: readonly number[];
 }
 
 /** A recorded change with its place in the log. */
@@ -47,29 +51,52 @@ interface Epoch {
 type Survivors = ReadonlyMap<Step, readonly Change[]>;
 
 /**
- * Yields the crash states epoch by epoch. A flush makes durable what had settled before it was called, and nothing else;
- * of the rest any part may be there, in any order.
+ * Yields the crash states epoch by epoch. A flush makes durable what had settled in its storage before it was called, and
+ * nothing else; of the rest any part may be there, in any order.
  */
 export async function* crashStates(log: RecordedLog, options: CrashOptions = {}): AsyncGenerator<CrashState> {
   const random = new Random(options.seed ?? 1);
+  const { around } = options;
   for (const epoch of epochs(log)) {
-    const base = await rebuild(
-      log.initial,
-      [...epoch.durable].filter(beforeAll(epoch.pending)).map(changeOf),
-    );
+    if (around?.some((tick) => tick >= epoch.from && tick <= epoch.to) === false) continue;
+    const bases = await rebuildAll(log.initials, [...epoch.durable].filter(beforeAll(epoch.pending)));
     const later = [...epoch.durable].filter((step) => !beforeAll(epoch.pending)(step));
     for (const survivors of survivorsOf(epoch.pending, options, random)) {
       const steps = [...later, ...survivors.keys()].sort((a, b) => a.index - b.index);
-      const changes = steps.flatMap((step) => survivors.get(step) ?? [step.change]);
+      const contents = await rebuildAll(bases, steps, survivors);
       const begun = [...survivors.keys()].map(({ entry }) => entry.start);
       yield {
         from: Math.max(epoch.from, ...begun),
         to: epoch.to,
-        content: await rebuild(base, changes),
+        content: firstOf(contents),
+        contents,
         description: describe(epoch, survivors),
       };
     }
   }
+}
+
+/** The contents of all storages after steps made in this order; of those in `torn`, only the parts named there. */
+function rebuildAll(
+  initials: readonly MemoryStorage[],
+  steps: readonly Step[],
+  torn?: Survivors,
+): Promise<MemoryStorage[]> {
+  return Promise.all(
+    initials.map((initial, store) => {
+      const own = steps.filter(({ entry }) => entry.store === store);
+      return rebuild(
+        initial,
+        own.flatMap((step) => torn?.get(step) ?? [step.change]),
+      );
+    }),
+  );
+}
+
+function firstOf(contents: readonly MemoryStorage[]): MemoryStorage {
+  const [first] = contents;
+  if (first === undefined) throw new Error('nothing was recorded');
+  return first;
 }
 
 /** The content after changes made in this order. */
@@ -93,8 +120,13 @@ function* epochs(log: RecordedLog): Generator<Epoch> {
   const ends = flushes.map(({ end }) => end).sort((a, b) => a - b);
   for (const [i, to] of [...ends, Infinity].entries()) {
     const from = ends[i - 1] ?? 0;
-    const certain = Math.max(0, ...flushes.filter(({ end }) => end <= from).map(({ start }) => start));
-    const isDurable = ({ entry }: Step): boolean => entry.ok && entry.end < certain;
+    const certain = log.initials.map((_, store) =>
+      Math.max(
+        0,
+        ...flushes.filter((flush) => flush.store === store && flush.end <= from).map(({ start }) => start),
+      ),
+    );
+    const isDurable = ({ entry }: Step): boolean => entry.ok && entry.end < (certain[entry.store] ?? 0);
     const begun = steps.filter(({ entry }) => entry.start < to);
     const pending = begun.filter((step) => !isDurable(step));
     yield { from, to: to - 1, durable: new Set(begun.filter(isDurable)), pending };
@@ -166,10 +198,6 @@ function whole(steps: readonly Step[]): Survivors {
   return new Map(steps.map((step) => [step, [step.change]]));
 }
 
-function changeOf({ change }: Step): Change {
-  return change;
-}
-
 /** Whether a step comes before all of these, so that it can be applied once for all states. */
 function beforeAll(steps: readonly Step[]): (step: Step) => boolean {
   const first = steps[0]?.index ?? Infinity;
@@ -178,7 +206,7 @@ function beforeAll(steps: readonly Step[]): (step: Step) => boolean {
 
 function describe(epoch: Epoch, survivors: Survivors): string {
   const lines = epoch.pending.map((step) => {
-    const { index, change } = step;
+    const { index, change, entry } = step;
     const kept = survivors.get(step);
     const where =
       change.kind === 'write'
@@ -192,7 +220,8 @@ function describe(epoch: Epoch, survivors: Survivors): string {
         : kept.length === 1 && kept[0] === change
           ? 'done'
           : `torn, ${kept.length} parts done`;
-    return `  #${index} ${change.kind} ${where}: ${fate}`;
+    const of = entry.store === 0 ? '' : ` of storage ${entry.store}`;
+    return `  #${index} ${change.kind} ${where}${of}: ${fate}`;
   });
   const span = `between ticks ${epoch.from} and ${epoch.to}, ${epoch.durable.size} changes durable`;
   return [`crash ${span}; of the others:`, ...lines].join('\n');

@@ -28,6 +28,20 @@ export class GuestHistory {
     this.#mark = mark;
   }
 
+  /** Bytes that are followed. */
+  get size(): number {
+    return this.#initial.length;
+  }
+
+  /** The disk when all that was begun has been done. */
+  latest(): Buffer {
+    const disk = Buffer.from(this.#initial);
+    for (const [sector, versions] of this.#versions) {
+      versions.at(-1)?.data.copy(disk, sector * sectorSize);
+    }
+    return disk;
+  }
+
   /** Runs a guest write of whole sectors and notes it; zeros for a write-zeroes or a discard that promises them. */
   async writing(data: Uint8Array, position: number, run: () => Promise<void>): Promise<void> {
     const begin = this.#mark();

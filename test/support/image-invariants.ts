@@ -63,7 +63,25 @@ class Inspector {
     for (let type = this.#u32(at); type !== 0 && at < this.#clusterSize; type = this.#u32(at)) {
       if (type === 0x0537be77)
         this.#refer(Number(this.#entry(at + 8)), Number(this.#entry(at + 16)), 'encryption header');
+      // Without its autoclear bit the extension means nothing.
+      if (type === 0x23852875 && (this.#entry(88) & 1n) !== 0n)
+        this.#referBitmaps(Number(this.#entry(at + 24)), Number(this.#entry(at + 16)));
       at += 8 + Math.ceil(this.#u32(at + 4) / 8) * 8;
+    }
+  }
+
+  #referBitmaps(directory: number, bytes: number): void {
+    this.#refer(directory, bytes, 'bitmap directory');
+    for (let at = directory; at < directory + bytes;) {
+      const table = Number(this.#entry(at));
+      const entries = this.#u32(at + 8);
+      this.#refer(table, entries * 8, 'bitmap table');
+      for (let index = 0; index < entries; index += 1) {
+        const host = Number(this.#entry(table + index * 8) & offsetMask);
+        if (host !== 0) this.#refer(host, this.#clusterSize, `bitmap table entry ${index}`, true);
+      }
+      const nameLength = this.#image.readUInt16BE(at + 18);
+      at += Math.ceil((24 + this.#u32(at + 20) + nameLength) / 8) * 8;
     }
   }
 

@@ -14,6 +14,8 @@ export type Change =
 /** One operation, with the moments when it was called and when it settled (ticks of one clock). */
 export interface Recorded {
   readonly change: Change | { readonly kind: 'flush' };
+  /** Which of the storages that share the log: their place in {@link RecordedLog.initials}. */
+  readonly store: number;
   readonly start: number;
   /** Infinity while it is under way. */
   end: number;
@@ -24,6 +26,8 @@ export interface Recorded {
 export interface RecordedLog {
   /** The content before the first operation. */
   readonly initial: MemoryStorage;
+  /** The same of every storage that shares the log; {@link initial} is the first. */
+  readonly initials: readonly MemoryStorage[];
   /** In the order in which they were called. */
   readonly entries: readonly Recorded[];
 }
@@ -32,7 +36,8 @@ export interface Fault {
   /** Which operation fails: the n-th change or flush, or the n-th read, counted from 0. */
   nth: number;
   of: 'changes' | 'reads';
-  code: 'EIO' | 'ENOSPC';
+  /** `short` is for reads: they bring half of what is there. */
+  code: 'EIO' | 'ENOSPC' | 'EINTR' | 'short';
   /** Bytes that a failing write still stores; 0 by default. */
   written?: number;
   /** Every later operation of the kind fails too, as on a full or dead disk. */
@@ -45,6 +50,39 @@ export interface RecordingOptions {
   ignoredFlush?: number;
   /** Lets operations that are under way together settle in any order. */
   shuffle?: Random;
+  /** Shares the log, the clock and the faults of another recording: the same crash hits both. */
+  beside?: RecordingStorage;
+}
+
+/** What storages share that crash at one moment. */
+class Journal implements RecordedLog {
+  readonly entries: Recorded[] = [];
+  readonly initials: MemoryStorage[] = [];
+  readonly fault: Fault | undefined;
+  changes = 0;
+  reads = 0;
+  #clock = 0;
+
+  constructor(fault: Fault | undefined) {
+    this.fault = fault;
+  }
+
+  get initial(): MemoryStorage {
+    const [first] = this.initials;
+    if (first === undefined) throw new Error('nothing is recorded yet');
+    return first;
+  }
+
+  tick(): number {
+    this.#clock += 1;
+    return this.#clock;
+  }
+
+  isToFail(of: Fault['of'], nth: number): boolean {
+    const { fault } = this;
+    if (fault?.of !== of) return false;
+    return nth === fault.nth || (fault.goesOn === true && nth > fault.nth);
+  }
 }
 
 export class RecordingStorage implements Storage {
@@ -52,23 +90,22 @@ export class RecordingStorage implements Storage {
   readonly readOnly: boolean;
   readonly identity?: string;
   readonly path?: string;
-  readonly log: RecordedLog;
   /** What the storage's user did wrong: changes under way that overlap, bytes altered while they were being written. */
   readonly violations: string[] = [];
   readonly #inner: Storage;
   readonly #options: RecordingOptions;
-  readonly #entries: Recorded[] = [];
+  readonly #journal: Journal;
+  readonly #store: number;
   readonly #underWay = new Set<Recorded>();
-  #clock = 0;
-  #changes = 0;
-  #reads = 0;
   #flushes = 0;
   #flushFailure: Error | null = null;
 
   private constructor(inner: Storage, initial: MemoryStorage, options: RecordingOptions) {
     this.#inner = inner;
     this.#options = options;
-    this.log = { initial, entries: this.#entries };
+    const { beside } = options;
+    this.#journal = beside === undefined ? new Journal(options.fault) : beside.#journal;
+    this.#store = this.#journal.initials.push(initial) - 1;
     this.name = inner.name;
     this.readOnly = inner.readOnly;
     if (inner.identity !== undefined) this.identity = inner.identity;
@@ -83,18 +120,23 @@ export class RecordingStorage implements Storage {
     return new RecordingStorage(inner, new MemoryStorage(content), options);
   }
 
-  /** Takes a tick of the log's clock for an event of a test: what began or settled before has lower ones, the rest higher. */
-  mark(): number {
-    return this.#tick();
+  /** What was done to this storage and to those beside it. */
+  get log(): RecordedLog {
+    return this.#journal;
   }
 
-  /** Changes and flushes so far: what {@link Fault.nth} counts. */
+  /** Takes a tick of the log's clock for an event of a test: what began or settled before has lower ones, the rest higher. */
+  mark(): number {
+    return this.#journal.tick();
+  }
+
+  /** Changes and flushes so far, of storages beside this one too: what {@link Fault.nth} counts. */
   get changes(): number {
-    return this.#changes;
+    return this.#journal.changes;
   }
 
   get reads(): number {
-    return this.#reads;
+    return this.#journal.reads;
   }
 
   get flushes(): number {
@@ -102,10 +144,13 @@ export class RecordingStorage implements Storage {
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
-    const nth = this.#reads;
-    this.#reads += 1;
+    const nth = this.#journal.reads;
+    this.#journal.reads += 1;
     await this.#wait();
-    if (this.#isToFail('reads', nth)) throw this.#failure('read');
+    if (this.#journal.isToFail('reads', nth)) {
+      if (this.#journal.fault?.code !== 'short') throw this.#failure('read');
+      return this.#inner.read(buffer.subarray(0, Math.floor(buffer.length / 2)), position);
+    }
     return this.#inner.read(buffer, position);
   }
 
@@ -181,16 +226,22 @@ export class RecordingStorage implements Storage {
     perform: () => Promise<T>,
     performShort?: (written: number) => Promise<void>,
   ): Promise<T> {
-    const nth = this.#changes;
-    this.#changes += 1;
+    const nth = this.#journal.changes;
+    this.#journal.changes += 1;
     this.#watchOverlaps(change);
-    const entry: Recorded = { change, start: this.#tick(), end: Infinity, ok: false };
-    this.#entries.push(entry);
+    const entry: Recorded = {
+      change,
+      store: this.#store,
+      start: this.#journal.tick(),
+      end: Infinity,
+      ok: false,
+    };
+    this.#journal.entries.push(entry);
     this.#underWay.add(entry);
     try {
       await this.#wait();
-      if (this.#isToFail('changes', nth)) {
-        await performShort?.(this.#options.fault?.written ?? 0);
+      if (this.#journal.isToFail('changes', nth)) {
+        await performShort?.(this.#journal.fault?.written ?? 0);
         throw this.#failure(change.kind);
       }
       const result = await perform();
@@ -198,14 +249,9 @@ export class RecordingStorage implements Storage {
       entry.ok = true;
       return result;
     } finally {
-      entry.end = this.#tick();
+      entry.end = this.#journal.tick();
       this.#underWay.delete(entry);
     }
-  }
-
-  #tick(): number {
-    this.#clock += 1;
-    return this.#clock;
   }
 
   async #wait(): Promise<void> {
@@ -213,14 +259,8 @@ export class RecordingStorage implements Storage {
     for (let i = 0; i < turns; i += 1) await new Promise((resolve) => setImmediate(resolve));
   }
 
-  #isToFail(of: Fault['of'], nth: number): boolean {
-    const { fault } = this.#options;
-    if (fault?.of !== of) return false;
-    return nth === fault.nth || (fault.goesOn === true && nth > fault.nth);
-  }
-
   #failure(syscall: string): Error {
-    const code = this.#options.fault?.code ?? 'EIO';
+    const code = this.#journal.fault?.code ?? 'EIO';
     return Object.assign(new Error(`${code}: injected by the test, ${syscall}`), { code, syscall });
   }
 

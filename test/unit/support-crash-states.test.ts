@@ -130,6 +130,30 @@ describe('crash states', () => {
     }
   });
 
+  it('of two storages know which of them a flush was for', async () => {
+    const first = await recorded('..');
+    const second = await recorded('..', { beside: first });
+    await first.write(text('A'), 0);
+    await second.write(text('B'), 0);
+    await first.flush();
+    await second.write(text('C'), 1);
+    const late: string[] = [];
+    const all = new Set<string>();
+    for await (const { contents, from } of crashStates(first.log)) {
+      const both = contents.map((content) => content.toBuffer().toString()).join('|');
+      all.add(both);
+      if (from >= 6) late.push(both);
+    }
+    expect([...all].sort()).toEqual(['..|..', '..|B.', 'A.|..', 'A.|.C', 'A.|B.', 'A.|BC'].sort());
+    expect([...new Set(late)].every((both) => both.startsWith('A.'))).toBe(true);
+    await second.flush();
+    const last: string[] = [];
+    for await (const { contents, from } of crashStates(first.log)) {
+      if (from >= 10) last.push(contents.map((content) => content.toBuffer().toString()).join('|'));
+    }
+    expect(last).toEqual(['A.|BC']);
+  });
+
   it('are the same for the same seed', async () => {
     const storage = await recorded('.'.repeat(20));
     for (let i = 0; i < 20; i += 1) await storage.write(text('x'), i);
