@@ -90,6 +90,17 @@ export class Allocator {
     });
   }
 
+  /** Takes up to `max` contiguous clusters, at least one, all of them at or behind `start`. */
+  allocateFrom(start: HostCluster, max: number): Promise<ClusterRun> {
+    return this.#mutex.run(async () => {
+      for (;;) {
+        const { first, count } = await this.#refcounts.take(start, max);
+        if (count > 0) return this.#checked(first, count);
+        await this.#addBlocks(first, 1, first);
+      }
+    });
+  }
+
   /** Takes `count` clusters one behind the other, all below `limit` and in blocks that exist; null where there are none. */
   allocateContiguousBelow(limit: HostCluster, count: number): Promise<HostCluster | null> {
     return this.#mutex.run(async () => {

@@ -55,7 +55,7 @@ async function moveArea(job: CompactJob, { offset, length, move }: Area): Promis
   const { image, clusterSize } = job;
   const clusters = Math.ceil(length / clusterSize);
   const first = Math.floor(offset / clusterSize);
-  if (clusters === 0 || !job.isBeyond(offset + length - 1)) return true;
+  if (clusters === 0 || !job.isToMove(offset + length - 1)) return true;
   const place = await image.allocator.allocateContiguousBelow(hostCluster(first), clusters);
   if (place === null) return false;
   await move(hostOffset(place * clusterSize));

@@ -85,7 +85,7 @@ async function findCandidates(
     const guestStart = alignDown(at, clusterSize);
     const shift = host - at;
     for (let cluster = guestStart; cluster < at + length; cluster += clusterSize) {
-      if (!job.isBeyond(cluster + shift)) continue;
+      if (!job.isToMove(cluster + shift)) continue;
       const number = cluster / clusterSize;
       if (!owned || aux === 0) {
         if (result !== null) result.foreign = true;
@@ -96,7 +96,7 @@ async function findCandidates(
       }
     }
   });
-  const tooFar = tooFarStreams(job, streams);
+  const tooFar = job.movesStreams ? tooFarStreams(job, streams) : [];
   // Without snapshots nothing shares compressed data.
   if (owned && image.header.nbSnapshots === 0) found.streams.push(...tooFar.slice(0, max));
   else if (result !== null && tooFar.length > 0) result.foreign = true;
@@ -106,11 +106,11 @@ async function findCandidates(
 /** The caller holds the lock on the guest range. False when not all found room. */
 async function moveClusters(job: CompactJob, { guest, host, blank }: Candidates): Promise<boolean> {
   const { image, clusterSize } = job;
-  const { allocator, committer } = image;
+  const { committer } = image;
   const to: number[] = [];
   try {
     while (to.length < guest.length) {
-      const run = await allocator.allocateBelow(job.limit, guest.length - to.length);
+      const run = await job.allocate(guest.length - to.length);
       if (run === null) break;
       for (let i = 0; i < run.count; i++) to.push((run.first + i) * clusterSize);
     }

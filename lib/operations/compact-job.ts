@@ -3,12 +3,19 @@ import type { Job } from '../disk.js';
 import { hostCluster, type HostCluster } from '../format/units.js';
 import type { Pause } from '../io/gate.js';
 import type { GuestImage } from '../io/guest-image.js';
+import type { ClusterRun } from '../metadata/allocator.js';
 import type { Image } from '../metadata/image.js';
 
 /** Bytes moved at once, while requests for them wait. */
 export const batchBytes = 4 * 1024 * 1024;
 
 export interface CompactOptions extends Omit<Job, 'concurrency'> {
+  /**
+   * `guest`: also sorts the clusters of the active disk by their guest offset, so that who reads the disk from end to end reads
+   * the file from end to end. What is compressed or shared with snapshots stays. Everything else is moved twice, unless it
+   * is in order already; the file is up to twice as long meanwhile, but takes no more space where it can have holes.
+   */
+  order?: 'guest';
   /** Also looks for clusters of the active disk that hold nothing but zeros, and drops them. */
   detectZeroes?: boolean;
 }
@@ -33,6 +40,8 @@ export class CompactJob {
   readonly #signal: AbortSignal | undefined;
   readonly #onProgress: CompactOptions['onProgress'];
   #total = 0;
+  /** While clusters go behind the end of the file instead: from which one on, and where the next goes. */
+  #away: { readonly from: number; next: number } | null = null;
 
   constructor(guest: GuestImage, pause: Pause, { signal, onProgress }: CompactOptions) {
     this.guest = guest;
@@ -59,8 +68,33 @@ export class CompactJob {
   }
 
   /** Whether a host cluster is to be moved. */
-  isBeyond(host: number): boolean {
-    return host >= this.limit * this.clusterSize;
+  isToMove(host: number): boolean {
+    const { clusterSize } = this;
+    return this.#away === null ? host >= this.limit * clusterSize : host < this.#away.from * clusterSize;
+  }
+
+  /** Takes up to `max` neighbouring clusters where what is moved is to go; null when there is no room. */
+  async allocate(max: number): Promise<ClusterRun | null> {
+    const { allocator } = this.image;
+    if (this.#away === null) return allocator.allocateBelow(this.limit, max);
+    const run = await allocator.allocateFrom(hostCluster(this.#away.next), max);
+    this.#away.next = run.first + run.count;
+    return run;
+  }
+
+  /** Runs work that moves what lies before cluster `from`, compressed data excepted, behind it. */
+  async awayFrom(from: HostCluster, work: () => Promise<unknown>): Promise<void> {
+    this.#away = { from, next: from };
+    try {
+      await work();
+    } finally {
+      this.#away = null;
+    }
+  }
+
+  /** Whether compressed data is to be moved. */
+  get movesStreams(): boolean {
+    return this.#away === null;
   }
 
   /** Runs work while no one else changes the image and nothing waits in memory. Reads go on. */

@@ -185,7 +185,7 @@ function findInSlice(
       const index = base + at / clusterSize;
       // With extended entries a cluster shows up as several runs.
       const last = found.at(-1);
-      if (!job.isBeyond(place) || (last?.table === table && last.index === index)) continue;
+      if (!job.isToMove(place) || (last?.table === table && last.index === index)) continue;
       const from = { guest: index, host: place, length: clusterSize, own: clusterSize };
       found.push({ table, index, compressed: false, from });
     }
@@ -243,7 +243,7 @@ async function hasRoomForOneMore({ image, clusterSize }: CompactJob, host: HostO
 
 async function placeFor(job: CompactJob, from: Stream, compressed: boolean): Promise<HostOffset | null> {
   if (compressed) return job.guest.compressedSpace.takeBelow(job.limit, from.own);
-  const run = await job.image.allocator.allocateBelow(job.limit, 1);
+  const run = await job.allocate(1);
   return run === null ? null : hostOffset(run.first * job.clusterSize);
 }
 

@@ -34,7 +34,7 @@ async function moveSomeTables(job: CompactJob): Promise<boolean> {
   const wanted = (await tablesBeyond(job)).slice(0, job.batchClusters);
   const moves: Move[] = [];
   for (const from of wanted) {
-    const run = await image.allocator.allocateBelow(job.limit, 1);
+    const run = await job.allocate(1);
     if (run === null) break;
     const to = hostOffset(run.first * clusterSize);
     const times = await image.refcounts.get(from / clusterSize);
@@ -61,7 +61,7 @@ async function tablesBeyond(job: CompactJob): Promise<HostOffset[]> {
   const { image } = job;
   const tables = new L2TableSet();
   const add = (offset: number): void => {
-    if (offset > 0 && job.isBeyond(offset)) tables.add(offset);
+    if (offset > 0 && job.isToMove(offset)) tables.add(offset);
   };
   for (const offset of image.mapping.l2Tables()) add(offset);
   for await (const { bytes } of snapshotL1s(image)) {
@@ -114,8 +114,8 @@ export async function moveRefcountBlocks(job: CompactJob): Promise<void> {
   await job.quietly(async () => {
     const { image, clusterSize } = job;
     for (const from of [...image.refcounts.blocks()]) {
-      if (!job.isBeyond(from)) continue;
-      const run = await image.allocator.allocateBelow(job.limit, 1);
+      if (!job.isToMove(from)) continue;
+      const run = await job.allocate(1);
       if (run === null) break;
       await image.refcounts.moveBlock(from, run.first);
       image.reserved.addTable(hostOffset(run.first * clusterSize));

@@ -14,6 +14,7 @@ import type { Image } from '../metadata/image.js';
 import { moveAreas } from './compact-areas.js';
 import { dropEmptyTables, moveOwnData } from './compact-data.js';
 import { CompactJob, type CompactOptions, type CompactReport } from './compact-job.js';
+import { clearForOrder } from './compact-order.js';
 import { moveSharedData } from './compact-shared.js';
 import { dropLastBlocks, moveL2Tables, moveRefcountBlocks, shrinkRefcountTable } from './compact-tables.js';
 import { dropZeroes } from './compact-zeroes.js';
@@ -48,7 +49,8 @@ export async function compactGuest(
   try {
     if (options.detectZeroes === true) await dropZeroes(job);
     await dropEmptyTables(job);
-    await movePasses(job);
+    const taken = options.order === undefined ? 0 : await clearForOrder(job);
+    await movePasses(job, taken);
   } catch (error) {
     // What was done by then is worth keeping; what went wrong first is what is told.
     await job.quietly(() => cut(image)).catch(() => undefined);
@@ -78,7 +80,8 @@ async function makeSound(guest: GuestImage, { signal }: CompactOptions): Promise
   if (leaks > 0) await checkGuest(guest, { ...options, repair: 'leaks' });
 }
 
-async function movePasses(job: CompactJob): Promise<void> {
+/** @param taken clusters taken for a longer file, which are free again when it is short: nothing has to fit beside them */
+async function movePasses(job: CompactJob, taken: number): Promise<void> {
   let best = Infinity;
   let vain = 0;
   let moved = -1;
@@ -92,7 +95,7 @@ async function movePasses(job: CompactJob): Promise<void> {
     job.expect((await job.image.refcounts.countUsed(used, end)) * job.clusterSize);
     // What needs neighbouring clusters comes before these are filled; what finds none gets room behind all else.
     const pinned = await job.quietly(() => moveAreas(job));
-    job.limit = hostCluster(Math.max(1, used - pinned));
+    job.limit = hostCluster(Math.max(1, used - pinned - (pass === 0 ? taken : 0)));
     const { foreign } = await moveOwnData(job);
     if (foreign || job.image.header.nbSnapshots > 0) await moveSharedData(job);
     await moveL2Tables(job);

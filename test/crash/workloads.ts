@@ -332,7 +332,7 @@ export const compactions: readonly Workload[] = [
       await guest.zero(48 * kib, 4 * kib);
       await guest.discard(2 * kib, 14 * kib);
       await Promise.all([
-        guest.disk.compact({ detectZeroes: true }),
+        guest.disk.compact({ detectZeroes: true, order: 'guest' }),
         guest.write(20 * kib, 1024),
         guest.flush(),
         guest.write(41 * kib, 512),

@@ -164,6 +164,41 @@ describe('tables in several clusters', () => {
   });
 });
 
+describe('order: guest', () => {
+  const options: [string, CreateOptions][] = [
+    ['64 KiB clusters', {}],
+    ['512 byte clusters', { clusterSize: 512 }],
+    ['extended L2', { clusterSize: 16 * kib, extendedL2: true }],
+  ];
+  it.each(options)('sorts what was written in any order: %s', async (_name, shape) => {
+    const path = temp('image');
+    const { clusterSize = 65536 } = shape;
+    const clusters = 150;
+    const disk = await create(path, clusters * clusterSize, shape);
+    const content = Buffer.alloc(clusters * clusterSize);
+    const random = new Random(3);
+    const order = Array.from({ length: clusters }, (_, i) => ({ i, key: random.next() }));
+    for (const { i } of order.sort((a, b) => a.key - b.key)) {
+      const data = pattern(i, clusterSize);
+      if (i % 7 === 0) continue;
+      content.set(data, i * clusterSize);
+      await disk.write(data, i * clusterSize);
+    }
+    expect((await disk.check()).fragmentedClusters).toBeGreaterThan(100);
+    const { newSize, oldSize } = await disk.compact({ order: 'guest' });
+    expect(newSize).toBeLessThanOrEqual(oldSize);
+    const places: number[] = [];
+    for await (const { hostOffset } of disk.extents()) if (hostOffset !== null) places.push(hostOffset);
+    expect([...places].sort((a, b) => a - b)).toEqual(places);
+    expect((await disk.check()).fragmentedClusters).toBeLessThan(5);
+    expect((await disk.compact({ order: 'guest' })).copied).toBe(0);
+    await disk.close();
+    await expectCleanByQemu(path);
+    await expectFull(path, clusterSize);
+    expect((await qemuContent(path)).equals(content)).toBe(true);
+  });
+});
+
 describe('detectZeroes', () => {
   it('drops clusters that hold zeros, stored and compressed, and hides the backing file', async () => {
     await (await create(temp('base'), 640 * kib, {})).close();

@@ -130,7 +130,7 @@ async function apply(change: RandomChange, disk: Qcow2, model: PlainDisk, kind: 
 }
 
 function compactOptions({ seed: choice }: RandomChange): CompactOptions {
-  return { detectZeroes: choice % 2 === 0 };
+  return { detectZeroes: choice % 2 === 0, ...(choice % 3 === 0 ? { order: 'guest' } : {}) };
 }
 
 /** Half the sizes are multiples of a cluster, the others of a sector, and some of nothing. */

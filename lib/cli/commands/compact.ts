@@ -13,7 +13,7 @@ import { outputFormat, type OutputFormat } from '../output-format.js';
 import { ProgressLine } from '../progress.js';
 
 export async function run(words: readonly string[], { out }: Context): Promise<number> {
-  const { name, images, detectZeroes, progress, output, quiet } = parse(words);
+  const { name, images, detectZeroes, sort, progress, output, quiet } = parse(words);
   // The backing files are needed only to tell where zeros may be dropped.
   const disk = await images.openQcow2(name, { mode: 'r+', backing: detectZeroes ? 'full' : 'none' });
   const line = progress && !quiet ? new ProgressLine(out) : null;
@@ -23,6 +23,7 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
     report = await interruptible((signal) =>
       disk.compact({
         detectZeroes,
+        ...(sort ? { order: 'guest' } : {}),
         signal,
         ...(line === null ? {} : { onProgress: (how) => line.update(how) }),
       }),
@@ -55,6 +56,7 @@ interface Request {
   name: ImageName;
   images: ImageArguments;
   detectZeroes: boolean;
+  sort: boolean;
   progress: boolean;
   output: OutputFormat;
   quiet: boolean;
@@ -76,6 +78,7 @@ function parse(words: readonly string[]): Request {
     name: images.name(file),
     images,
     detectZeroes: seen.has('detect-zeroes'),
+    sort: seen.has('sort'),
     progress: seen.has('progress'),
     output: outputFormat(output),
     quiet: seen.has('quiet'),

@@ -8,6 +8,7 @@ export const spec = {
   operands: 'FILE',
   options: [
     { name: 'detect-zeroes', letters: 'z', help: 'drop clusters that hold nothing but zeros, too' },
+    { name: 'sort', letters: 's', help: 'put the clusters of the disk in the order of the disk, too' },
     progress,
     imageOpts,
     denyReferences,
