@@ -10,7 +10,7 @@ import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import * as theirs from '@xen-orchestra/qcow2';
 import { open, readQcow2Stream, storedBlocks, toQcow2Stream } from '../dist/index.js';
-import { mixedRaw } from './images.mjs';
+import { mixedRaw } from './raw-disk.mjs';
 
 /**
  * Measures everything in rounds and gives a row for each operation and package.
