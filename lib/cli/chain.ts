@@ -17,7 +17,7 @@ const maxDepth = 200;
 export async function describe(
   name: ImageName,
   images: ImageArguments,
-  opening: Pick<Opening, 'lock'> = {},
+  opening: Pick<Opening, 'lock' | 'dataFile'> = {},
 ): Promise<ImageDescription> {
   const { disk, format } = await images.openDisk(name, { ...opening, backing: 'none' });
   try {

@@ -48,6 +48,11 @@ export class CommandLine<Name extends string> implements Iterable<FoundOption<Ex
     }
   }
 
+  /** Goes through to the end, for a command line whose only option is that for help. @throws as iterating */
+  finish(): void {
+    for (const { name } of this.#options()) if (name === 'help') throw new HelpWanted();
+  }
+
   *#options(): Generator<FoundOption<Name>> {
     const words = this.#words.values();
     for (const word of words) {

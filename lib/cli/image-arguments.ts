@@ -13,7 +13,7 @@ import { warnAboutProbing } from './probing.js';
 import { plainReferences } from './references.js';
 
 /** Options of one opening beyond those of the command line. */
-export interface Opening extends Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock'> {
+export interface Opening extends Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock' | 'dataFile'> {
   /** The guest's data is asked for, so that an encrypted image needs its secret. */
   data?: true;
 }
@@ -77,9 +77,9 @@ export class ImageArguments {
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
   openOptions(name: ImageName, opening: Opening = {}): OpenOptions {
-    const { mode, backing, forRepair, lock } = opening;
+    const { mode, backing, forRepair, lock, dataFile } = opening;
     return {
-      ...defined({ mode, backing, forRepair, lock }),
+      ...defined({ mode, backing, forRepair, lock, dataFile }),
       // What comes from a server does not get to name files of this machine.
       resolve: this.#denyReferences || name.remote !== undefined ? 'deny' : plainReferences(name.path),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),

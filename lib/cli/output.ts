@@ -58,10 +58,20 @@ export class Output {
     if (this.#pending.length >= flushAt) this.flush();
   }
 
+  /** Writes bytes that are no text, behind what was collected. @throws as {@link flush} */
+  writeBytes(bytes: Uint8Array): void {
+    this.flush();
+    this.#send(bytes);
+  }
+
   /** Writes what was collected. @throws BrokenPipe; Failure when the output cannot be written for another reason */
   flush(): void {
     const bytes = Buffer.from(this.#pending);
     this.#pending = '';
+    this.#send(bytes);
+  }
+
+  #send(bytes: Uint8Array): void {
     try {
       this.#sink.write(bytes);
     } catch (cause) {

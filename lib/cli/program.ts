@@ -1,10 +1,10 @@
 /** Finds the command, loads what that one needs, and turns how it ends into messages and an exit code. */
-import { readFileSync } from 'node:fs';
 import type { Context } from './context.js';
 import { BrokenPipe, brokenPipeExitCode, Failure, HelpWanted, UsageFailure } from './failure.js';
 import { Output, visibleOn } from './output.js';
 import type { Sink } from './output.js';
 import { allSpecs, commandEntry, registry } from './registry.js';
+import { ownVersion } from './version.js';
 
 /** The version of qemu-img whose command line this one follows. */
 const followedVersion = '7.2.0';
@@ -78,9 +78,7 @@ async function globalOption(words: readonly string[], context: Context): Promise
 }
 
 function printVersion({ out, program }: Context): number {
-  const manifest = readFileSync(new URL('../../package.json', import.meta.url), 'utf8');
-  const { version } = JSON.parse(manifest) as { version: string };
-  const own = `qcow2 ${version}`;
+  const own = `qcow2 ${ownVersion()}`;
   out.write(program === 'qcow2' ? `${own}\n` : `qemu-img version ${followedVersion} (${own})\n`);
   return 0;
 }

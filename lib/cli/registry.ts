@@ -28,6 +28,19 @@ export const registry: Readonly<Record<string, Entry>> = {
   dehydrate: { command: () => import('./commands/dehydrate.js'), spec: () => import('./specs/dehydrate.js') },
   rehydrate: { command: () => import('./commands/rehydrate.js'), spec: () => import('./specs/rehydrate.js') },
   bench: { command: () => import('./commands/bench.js'), spec: () => import('./specs/bench.js') },
+  repair: { command: () => import('./commands/repair.js'), spec: () => import('./specs/repair.js') },
+  discard: { command: () => import('./commands/discard.js'), spec: () => import('./specs/discard.js') },
+  mapped: { command: () => import('./commands/mapped.js'), spec: () => import('./specs/mapped.js') },
+  sha: { command: () => import('./commands/sha.js'), spec: () => import('./specs/sha.js') },
+  read: { command: () => import('./commands/read.js'), spec: () => import('./specs/read.js') },
+  write: { command: () => import('./commands/write.js'), spec: () => import('./specs/write.js') },
+  tree: { command: () => import('./commands/tree.js'), spec: () => import('./specs/tree.js') },
+  inspect: { command: () => import('./commands/inspect.js'), spec: () => import('./specs/inspect.js') },
+  completion: {
+    command: () => import('./commands/completion.js'),
+    spec: () => import('./specs/completion.js'),
+  },
+  man: { command: () => import('./commands/man.js'), spec: () => import('./specs/man.js') },
 };
 
 /** The entry of that name, or undefined. */

@@ -1,0 +1,139 @@
+/** The commands that qemu-img does not have, judged by it and by what the images are known to hold. */
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { makeFixtures } from './fixtures.js';
+import { mainScript, qcow2, removeDirectories, tool } from './run.js';
+
+let directory: string;
+beforeAll(() => {
+  directory = makeFixtures();
+});
+afterAll(() => removeDirectories(directory));
+
+/** What a guest sees, as the real qemu-img converts it. */
+function guestBytes(file: string): Buffer {
+  tool('qemu-img', ['convert', '-O', 'raw', file, 'guest.raw'], directory);
+  return readFileSync(join(directory, 'guest.raw'));
+}
+
+it('sha hashes what the guest sees', async () => {
+  const bytes = guestBytes('small.qcow2');
+  for (const algorithm of ['sha256', 'sha512', 'md5']) {
+    const { stdout } = await qcow2(['sha', '-a', algorithm, 'small.qcow2'], directory);
+    expect(stdout).toBe(`${createHash(algorithm).update(bytes).digest('hex')}  small.qcow2\n`);
+  }
+  const { code, stderr } = await qcow2(['sha', '-a', 'sha265', 'small.qcow2'], directory);
+  expect({ code, stderr }).toEqual({
+    code: 1,
+    stderr: "PROGRAM: There is no hash 'sha265'\nDid you mean 'sha256'?\n",
+  });
+});
+
+it('read and write move bytes between a disk and a pipe', () => {
+  tool('qemu-img', ['create', '-q', '-f', 'qcow2', 'written.qcow2', '4M'], directory);
+  const input = Buffer.alloc(1_500_000, 'abc');
+  execFileSync(process.execPath, [mainScript, 'write', 'written.qcow2', '1M'], { cwd: directory, input });
+  expect(
+    guestBytes('written.qcow2')
+      .subarray(2 ** 20, 2 ** 20 + input.length)
+      .equals(input),
+  ).toBe(true);
+  const output = execFileSync(process.execPath, [mainScript, 'read', 'written.qcow2', '1M', '1500000'], {
+    cwd: directory,
+    maxBuffer: 2 ** 24,
+  });
+  expect(output.equals(input)).toBe(true);
+});
+
+it('discard makes a range zeros, and refuses what is not on the disk', async () => {
+  expect(await qcow2(['discard', 'small.qcow2', '1M', '1M'], directory)).toEqual({
+    code: 0,
+    stdout: '',
+    stderr: '',
+  });
+  const bytes = guestBytes('small.qcow2');
+  expect(bytes.subarray(2 ** 20, 2 ** 21).every((byte) => byte === 0)).toBe(true);
+  expect(bytes[2 ** 21]).toBe(0xcd);
+  tool('qemu-img', ['check', '-q', 'small.qcow2'], directory);
+  expect((await qcow2(['discard', 'small.qcow2', '7M', '2M'], directory)).code).toBe(1);
+});
+
+it('mapped lists what qemu-img maps', async () => {
+  const { stdout } = await qcow2(['mapped', 'data.qcow2'], directory);
+  expect(stdout).toBe('131072 917504\n5242880 65536\n10485760 65536\n');
+});
+
+it('tree names the files of a chain', async () => {
+  const { stdout } = await qcow2(['tree', 'overlay.qcow2'], directory);
+  expect(stdout.split('\n').map((line) => line.split(' (')[0])).toEqual([
+    'overlay.qcow2',
+    '└─ data.qcow2',
+    '',
+  ]);
+});
+
+it('repair mends what check finds', async () => {
+  expect((await qcow2(['check', 'leak.qcow2'], directory)).code).toBe(3);
+  expect((await qcow2(['repair', 'leak.qcow2'], directory)).code).toBe(0);
+  tool('qemu-img', ['check', '-q', 'leak.qcow2'], directory);
+});
+
+describe('inspect', () => {
+  it.each([
+    ['empty.qcow2', null],
+    ['orphan.qcow2', 'It names the backing file "missing"'],
+    ['external.qcow2', 'Its data is in another file, "external.data"'],
+    ['luks.qcow2', 'It is encrypted (luks)'],
+    ['corrupt.qcow2', 'It is marked corrupt'],
+    ['shared.qcow2', 'Its tables are damaged'],
+  ])('%s', async (file, suspicion) => {
+    const times = statSync(join(directory, file)).mtimeMs;
+    const { code, stdout, stderr } = await qcow2(['inspect', file], directory);
+    expect(stderr).toBe('');
+    expect(code).toBe(suspicion === null ? 0 : 1);
+    expect(stdout).toContain(suspicion ?? 'Nothing suspicious was found');
+    expect(statSync(join(directory, file)).mtimeMs).toBe(times);
+  });
+});
+
+describe('what is made from the option tables', () => {
+  it.each([
+    ['bash', ['bash', '-n']],
+    ['zsh', null],
+    ['fish', null],
+  ] as const)('completion for %s', async (shell, parser) => {
+    const { code, stdout } = await qcow2(['completion', shell], directory);
+    expect(code).toBe(0);
+    for (const word of ['convert', 'snapshot', 'source-format', 'inspect']) expect(stdout).toContain(word);
+    if (parser !== null) execFileSync(parser[0], parser.slice(1), { input: stdout });
+  });
+
+  it('bash completes commands and options', async () => {
+    const { stdout } = await qcow2(['completion', 'bash'], directory);
+    const script = `${stdout}\nCOMP_WORDS=(qcow2 snap); COMP_CWORD=1; _qcow2; echo "$COMPREPLY"
+COMP_WORDS=(qcow2 convert --target-for); COMP_CWORD=2; _qcow2; echo "\${COMPREPLY[*]}"\n`;
+    expect(execFileSync('bash', { input: script, encoding: 'utf8' })).toBe(
+      'snapshot\n--target-format --target-format-options\n',
+    );
+  });
+
+  it('the manual page has every command', async () => {
+    const { stdout } = await qcow2(['man'], directory);
+    expect(stdout).toMatch(/^\.TH QCOW2 1 /);
+    for (const command of ['create', 'amend', 'bitmap', 'inspect']) {
+      expect(stdout).toContain(`.SS qcow2 ${command} [options]`);
+    }
+  });
+});
+
+it('asks whether a near name was meant', async () => {
+  expect((await qcow2(['convrt'], directory)).stderr).toBe(
+    "PROGRAM: Command not found: convrt\nDid you mean 'convert'?\nTry 'PROGRAM --help' for more information\n",
+  );
+  expect((await qcow2(['info', '--outptu=json', 'x'], directory)).stderr).toContain(
+    "Did you mean '--output'?",
+  );
+});
