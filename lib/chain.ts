@@ -7,6 +7,7 @@ import { chain, Qcow2 } from './qcow2.js';
 
 /** One image of a chain. */
 export interface ChainLayer extends Pick<OpenOptions, 'dataFile' | 'secret'> {
+  /** Where the image is. */
   source: Source;
   /** Without it the first bytes tell. */
   format?: ImageFormat;

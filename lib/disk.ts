@@ -9,12 +9,15 @@ export interface Op {
 
 /** How far a long operation has come; the unit is bytes unless the operation says otherwise. */
 export interface Progress {
+  /** How much is done; never more than `total`. */
   done: number;
+  /** How much there is to do. It may grow while a job finds out more. */
   total: number;
 }
 
 /** Options of a long operation. */
 export interface Job extends Op {
+  /** Called now and then with how far the job has come. */
   onProgress?: (progress: Progress) => void;
   /** Requests in flight at once; a default fitting the operation is used when absent. */
   concurrency?: number;
@@ -35,6 +38,7 @@ export interface Extent {
   start: number;
   /** Bytes. */
   length: number;
+  /** What the run is made of. */
   type: ExtentType;
   /** Layer that decides this range: 0 is the disk itself, 1 its backing file, and so on. */
   depth: number;
@@ -51,11 +55,15 @@ export interface ExtentQuery extends Op {
   layers?: 'all' | 'self';
 }
 
+/** A range of a disk; all of it by default. */
 export interface ByteRange {
+  /** First byte; 0 by default. */
   start?: number | bigint;
+  /** Bytes; to the end of the disk by default. */
   length?: number | bigint;
 }
 
+/** What every virtual disk can do, whatever holds it. */
 export interface Disk extends AsyncDisposable {
   /** Virtual size, bytes. */
   readonly size: number;
@@ -71,6 +79,7 @@ export interface Disk extends AsyncDisposable {
   nextHole(position: number | bigint, op?: Op): Promise<number>;
   /** The bytes of a range as a stream. */
   createReadStream(range?: ByteRange & Op): Readable;
+  /** Waits for what is under way and closes it. Safe to call twice. */
   close(): Promise<void>;
 }
 
@@ -78,6 +87,7 @@ export interface Disk extends AsyncDisposable {
 export interface WritableDisk extends Disk {
   /** False where the disk is open read-only, so that changes fail. */
   readonly writable?: boolean;
+  /** Writes all of `data` from `position` on; durable after {@link flush}. */
   write(data: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
   /** Makes a range read as zeros, with as little space as the format allows. */
   writeZeroes(position: number | bigint, length: number | bigint, op?: Op): Promise<void>;

@@ -14,6 +14,7 @@ export type ImageFormat = 'qcow2' | 'raw';
 
 /** A reference found in an image: its backing file or its external data file. */
 export interface Reference {
+  /** What is referred to. */
   kind: 'backing' | 'data-file';
   /** The name as the image has it. */
   name: string;
@@ -33,9 +34,11 @@ export interface Reference {
 export type ResolvePolicy =
   'deny' | 'same-directory' | 'any' | ((reference: Reference) => Source | Promise<Source>);
 
+/** How an image is opened. */
 export interface OpenOptions {
   /** `r` (default) never changes the image; `r+` allows writing. */
   mode?: 'r' | 'r+';
+  /** What may be opened because the image names it; nothing by default. */
   resolve?: ResolvePolicy;
   /** The external data file, in place of the one the image names. */
   dataFile?: Source;
@@ -57,6 +60,7 @@ export interface OpenOptions {
 /** How an image is to be encrypted with LUKS. */
 export type LuksOptions = CreateLuksOptions;
 
+/** What a new image is like. */
 export interface CreateOptions {
   /** 3 by default. */
   version?: 2 | 3;
@@ -64,10 +68,13 @@ export interface CreateOptions {
   clusterSize?: number;
   /** 1, 2, 4, 8, 16 (default), 32 or 64. */
   refcountBits?: number;
+  /** Writes refcounts late; they are made anew after a crash. False by default. */
   lazyRefcounts?: boolean;
+  /** Divides clusters into 32 subclusters each; false by default. */
   extendedL2?: boolean;
   /** zlib by default. */
   compressionType?: 'zlib' | 'zstd';
+  /** What is set aside at once; `off` by default. */
   preallocation?: 'off' | 'metadata' | 'falloc' | 'full';
   /**
    * The backing file: its name as it is to stand in the image (relative names start from the image's directory) and its
@@ -80,9 +87,12 @@ export interface CreateOptions {
    * `source`, or where the name says.
    */
   dataFile?: { name: string; raw?: boolean; source?: Source };
+  /** Encrypts the image with LUKS. */
   encryption?: LuksOptions;
   /** What the backing file of the new image may open in turn; see {@link OpenOptions.resolve}. */
   resolve?: ResolvePolicy;
+  /** As {@link OpenOptions.cacheBytes}. */
   cacheBytes?: number;
+  /** As {@link OpenOptions.lock}. */
   lock?: boolean;
 }

@@ -183,6 +183,7 @@ export class Qcow2 implements WritableDisk {
     return createReadStream(this, range);
   }
 
+  /** What there is to know about the image without reading its tables. Names in it are untrusted text. */
   info(): Promise<ImageInfo> {
     return this.#requests.during(() => gatherInfo(this.#guest.image, readLuksArea));
   }
@@ -331,6 +332,7 @@ export class Qcow2 implements WritableDisk {
     return this.#closing;
   }
 
+  /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

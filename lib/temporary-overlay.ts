@@ -5,6 +5,7 @@ import { closeAll, openLayer, type Opened } from './open.js';
 import { chain, Qcow2 } from './qcow2.js';
 import { ScratchStorage, type ScratchOptions } from './storage/scratch.js';
 
+/** Where what is written is kept meanwhile. */
 export type TemporaryOverlayOptions = ScratchOptions;
 
 /**

@@ -67,6 +67,7 @@ export interface HeaderValues extends FeatureFields {
 
 /** A parsed header. */
 export interface Header extends HeaderValues {
+  /** Sizes that follow from the header, such as those of clusters and of table entries. */
   readonly geometry: Geometry;
   /** Name of the backing file, or null. Untrusted text. */
   readonly backingFile: string | null;

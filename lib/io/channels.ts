@@ -6,6 +6,7 @@ import type { RequestKind } from './statistics.js';
 export interface ImageEvent {
   /** The image's path, or the name of its storage. */
   readonly image: string;
+  /** Whether it is open for writing. */
   readonly writable: boolean;
 }
 
@@ -16,6 +17,7 @@ export interface ImageEvent {
 export interface RequestEvent {
   /** The image's path, or the name of its storage. */
   readonly image: string;
+  /** What is asked. */
   readonly kind: RequestKind;
   /** First byte of the disk; 0 for a flush. */
   readonly position: number | bigint;

@@ -7,8 +7,11 @@ import { checkRange, createReadStream, nextData, nextHole, queryRange, type Rang
 
 /** A disk that other disks are behind. Closing it leaves those to whoever opened them. */
 export abstract class DerivedDisk implements Disk {
+  /** Bytes. */
   abstract readonly size: number;
+  /** Fills all of `buffer` from `position` on. */
   abstract read(buffer: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
+  /** The runs of a range in order, merged, without gaps. */
   abstract extents(query?: ExtentQuery): AsyncGenerator<Extent>;
   /** The disks behind this one. */
   abstract readonly parts: readonly Disk[];
@@ -25,10 +28,12 @@ export abstract class DerivedDisk implements Disk {
     return createReadStream(this, range);
   }
 
+  /** Closes nothing: the disks it is made of stay open. */
   close(): Promise<void> {
     return Promise.resolve();
   }
 
+  /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
@@ -37,6 +42,7 @@ export abstract class DerivedDisk implements Disk {
 /** The disks that are behind one another, at their places. */
 export class ConcatenatedDisk extends DerivedDisk {
   readonly parts: readonly Disk[];
+  /** Bytes. */
   readonly size: number;
   readonly #places: readonly (Range & { disk: Disk })[];
 
@@ -55,6 +61,7 @@ export class ConcatenatedDisk extends DerivedDisk {
     this.#places = places;
   }
 
+  /** Fills all of `buffer` from `position` on. */
   async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     const { start, end } = checkRange(this.size, position, buffer.length);
     for (const part of this.#touched(start, end)) {
@@ -67,6 +74,7 @@ export class ConcatenatedDisk extends DerivedDisk {
     }
   }
 
+  /** The runs of a range in order, merged, without gaps. */
   async *extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
     const { start, end } = queryRange(this.size, query);
     for (const part of this.#touched(start, end)) {
@@ -88,6 +96,7 @@ export class ConcatenatedDisk extends DerivedDisk {
 /** A part of a disk, as a disk of its own. */
 export class DiskSlice extends DerivedDisk {
   readonly parts: readonly Disk[];
+  /** Bytes. */
   readonly size: number;
   readonly #disk: Disk;
   readonly #start: number;
@@ -103,11 +112,13 @@ export class DiskSlice extends DerivedDisk {
     this.parts = [disk];
   }
 
+  /** Fills all of `buffer` from `position` on. */
   async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     const { start } = checkRange(this.size, position, buffer.length);
     await this.#disk.read(buffer, this.#start + start, op);
   }
 
+  /** The runs of a range in order, merged, without gaps. */
   extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
     const { start, end } = queryRange(this.size, query);
     return shifted(this.#disk, this.#start + start, end - start, -this.#start, query);
@@ -120,6 +131,7 @@ const unknownBytes = 65536;
 /** A disk of which what cannot be read reads as zeros. */
 export class SalvagedDisk extends DerivedDisk {
   readonly parts: readonly Disk[];
+  /** Bytes. */
   readonly size: number;
   readonly #disk: Disk;
   readonly #onLoss: (range: Range, error: unknown) => void;
@@ -133,6 +145,7 @@ export class SalvagedDisk extends DerivedDisk {
     this.#onLoss = onLoss;
   }
 
+  /** Fills all of `buffer` from `position` on. */
   async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     const { start, end } = checkRange(this.size, position, buffer.length);
     try {

@@ -8,6 +8,7 @@ import { checkRange, createReadStream, nextData, nextHole, queryRange } from './
 
 export class RawDisk implements WritableDisk {
   #size: number;
+  /** Where the bytes are. */
   readonly storage: Storage;
   readonly #owned: boolean;
 
@@ -40,6 +41,7 @@ export class RawDisk implements WritableDisk {
     await readPadded(this.storage, buffer, start);
   }
 
+  /** Writes all of `data` from `position` on; durable after {@link flush}. */
   async write(data: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     op.signal?.throwIfAborted();
     const { start } = checkRange(this.size, position, data.length);
@@ -91,10 +93,12 @@ export class RawDisk implements WritableDisk {
     return createReadStream(this, range);
   }
 
+  /** Waits for what is under way and closes it. Safe to call twice. */
   async close(): Promise<void> {
     if (this.#owned) await this.storage.close();
   }
 
+  /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -34,8 +34,9 @@ export interface RequestStats {
 
 /** A cache of tables. */
 export interface CacheStats {
-  /** Look-ups that found what they wanted, and those that had to read. */
+  /** Look-ups that found what they wanted in memory. */
   readonly hits: number;
+  /** Look-ups that had to read. */
   readonly misses: number;
   /** Bytes in memory now. */
   readonly bytes: number;
@@ -46,12 +47,15 @@ export interface CacheStats {
  * anew when `amend` opens the tables again.
  */
 export interface DiskStats {
+  /** By what was asked. */
   readonly requests: Readonly<Record<RequestKind, RequestStats>>;
   /** L2 tables, which say where guest data is. */
   readonly l2Cache: CacheStats;
+  /** Refcount blocks, which say what is in use. */
   readonly refcountCache: CacheStats;
-  /** Host clusters taken, for data and metadata, and given back. */
+  /** Host clusters taken, for data and metadata. */
   readonly allocatedClusters: number;
+  /** Host clusters given back. */
   readonly freedClusters: number;
 }
 

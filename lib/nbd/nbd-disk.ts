@@ -94,6 +94,7 @@ export class NbdDisk implements WritableDisk {
     whole.copy(target, 0, start - from);
   }
 
+  /** Writes all of `data` from `position` on; durable after {@link flush}. */
   async write(data: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     const { start } = this.#changing(position, data.length, op);
     await this.#inPieces(data.length, this.#pieceBytes, (at, length) => ({
@@ -169,6 +170,7 @@ export class NbdDisk implements WritableDisk {
     return this.#client.close();
   }
 
+  /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -5,6 +5,7 @@ import type { NbdDisk } from './nbd-disk.js';
 
 export class NbdStorage implements Storage {
   readonly name: string;
+  /** Whether the export refuses writes. */
   readonly readOnly: boolean;
   readonly identity: string;
   readonly #disk: NbdDisk;
@@ -56,6 +57,7 @@ export class NbdStorage implements Storage {
     return this.#disk.nextHole(Math.min(position, this.#disk.size));
   }
 
+  /** Waits for what is under way and closes it. Safe to call twice. */
   close(): Promise<void> {
     return this.#disk.close();
   }

@@ -6,11 +6,13 @@ import { Qcow2 } from '../index.js';
 import { allocationRuns, bitmapRuns, type StatusSource } from './block-status.js';
 import { allocationContext, bitmapContextPrefix, maxStringBytes, TransmissionFlag } from './protocol.js';
 
+/** A disk to be served, and how. */
 export interface NbdExport {
   /** What clients ask for, up to 4096 bytes; the empty name by default. */
   name?: string;
   /** For people who list the exports. */
   description?: string;
+  /** What is served; it stays open when the server closes. */
   disk: Disk;
   /** True by default. False needs a disk that is open for writing. */
   readOnly?: boolean;

@@ -9,6 +9,7 @@ import { defaultPort } from './protocol.js';
 import { ServedExport, type NbdExport } from './served-export.js';
 import { nbdUri } from './uri.js';
 
+/** How disks are served. */
 export interface ServeOptions {
   /** Path of a Unix socket to make; who may connect is up to the directory it is in. Excludes `host` and `port`. */
   socket?: string;
@@ -44,11 +45,13 @@ export type NbdAddress = { socket: string } | { host: string; port: number };
 /** Memory for buffers that are used again, bytes. */
 const poolBytes = 32 * 1024 * 1024;
 
+/** A server that is listening. */
 export class NbdServer implements AsyncDisposable {
   readonly #server: Server;
   readonly #exports: readonly ServedExport[];
   readonly #isEncrypted: boolean;
   readonly #connections: Set<Connection>;
+  /** Where it listens. */
   readonly address: NbdAddress;
   #closing: Promise<void> | undefined;
 
@@ -85,6 +88,7 @@ export class NbdServer implements AsyncDisposable {
     return this.#closing;
   }
 
+  /** As {@link close}. */
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }

@@ -7,6 +7,7 @@ import type { EncryptionPointer } from '../format/header-extensions.js';
 import type { Image } from '../metadata/image.js';
 import { readLuksArea } from '../open.js';
 
+/** A secret that is to open the image, and one that does already. */
 export interface AddKeyOptions {
   /** A secret that opens the image already. */
   unlock: Secret;

@@ -37,6 +37,7 @@ export interface AmendOptions extends PartedJob {
   version?: 2 | 3;
   /** 1, 2, 4, 8, 16, 32 or 64. */
   refcountBits?: number;
+  /** Whether refcounts are written late; they are made anew after a crash. */
   lazyRefcounts?: boolean;
   /** The name of the external data file, for an image that has one. */
   dataFile?: string;

@@ -26,7 +26,9 @@ import { JobParts, type PartedJob } from './job-parts.js';
 /** Bits looked at in one go. */
 const bitsPerStep = 65536;
 
+/** A persistent bitmap: which parts of the disk changed since it was made or cleared. */
 export interface Bitmap {
+  /** Its name, unique in the image. Untrusted text. */
   name: string;
   /** Guest bytes per bit. */
   granularity: number;
@@ -38,7 +40,9 @@ export interface Bitmap {
   problem: string | null;
 }
 
+/** A bitmap to be made. */
 export interface CreateBitmapOptions {
+  /** 1 to 1023 bytes of UTF-8, unique in the image. */
   name: string;
   /** Guest bytes per bit, a power of two from 512 to 2 GiB; the cluster size, within 4096 to 65536, by default. */
   granularity?: number;
@@ -57,10 +61,13 @@ export interface BitmapQuery extends ByteRange, Op {
 
 /** Bits of a bitmap: bit i (bit i % 8, from the lowest, of byte i / 8) stands for `granularity` bytes from `start + i * granularity` on. */
 export interface PackedBitmap {
+  /** The guest byte for which the first bit stands. */
   start: number;
+  /** Guest bytes per bit. */
   granularity: number;
   /** How many bits there are. */
   length: number;
+  /** The bits, eight in a byte. */
   bits: Uint8Array;
 }
 
@@ -77,6 +84,7 @@ export interface Access {
   change: <T>(job: () => Promise<T>) => Promise<T>;
 }
 
+/** The persistent bitmaps of an image (section "Bitmaps" of the specification). */
 export class Bitmaps {
   readonly #guest: GuestImage;
   readonly #access: Access;
@@ -87,6 +95,7 @@ export class Bitmaps {
     this.#access = access;
   }
 
+  /** All bitmaps, in the order of the image. */
   list(): Promise<Bitmap[]> {
     return this.#access.read(() =>
       this.#guest.bitmaps.run(async () => {

@@ -14,7 +14,9 @@ export interface ByteRun {
 
 /** A run of blocks: [first, end). */
 export interface BlockRun {
+  /** Index of the first block. */
   first: number;
+  /** One past the last. */
   end: number;
 }
 
@@ -22,6 +24,7 @@ const minBlockSize = 512;
 /** A bit each: 1 GiB of memory. */
 const maxBlocks = 2 ** 33;
 
+/** A set of blocks of a disk, one bit each. */
 export class BlockSet implements Iterable<number> {
   /** Virtual size of the disk, bytes. */
   readonly size: number;
@@ -72,6 +75,7 @@ export class BlockSet implements Iterable<number> {
     return set;
   }
 
+  /** Whether a block is in the set. */
   has(index: number): boolean {
     return (
       index >= 0 &&
@@ -148,6 +152,7 @@ export class BlockSet implements Iterable<number> {
     this.#combine(other, BitOperation.subtract);
   }
 
+  /** A set of its own with the same blocks. */
   clone(): BlockSet {
     const copy = new BlockSet(this.size, this.blockSize);
     copy.#bits.set(this.#bits);

@@ -8,6 +8,7 @@ import type { Job } from '../disk.js';
  */
 export type Severity = 'leak' | 'corruption' | 'error';
 
+/** What kind of thing is wrong. */
 export type FindingKind =
   | 'refcount-too-high'
   | 'refcount-too-low'
@@ -33,8 +34,11 @@ export type FindingKind =
  */
 export type RepairTier = 'safe' | 'risky' | 'none';
 
+/** One thing that is wrong with an image. */
 export interface Finding {
+  /** What kind of thing it is. */
   kind: FindingKind;
+  /** What it costs. */
   severity: Severity;
   /** Whether it can be repaired, and whether that can lose data. */
   repair: RepairTier;
@@ -42,28 +46,39 @@ export interface Finding {
   where: string;
   /** Host offset concerned, bytes, when there is one. */
   offset?: number;
+  /** What should be there. */
   expected?: number | string;
+  /** What is there. */
   found?: number | string;
+  /** All of it in words. */
   message: string;
   /** Set by a repair when it put this right. */
   fixed?: boolean;
 }
 
+/** What a check found, and what a repair did about it. */
 export interface CheckReport {
-  /** What is wrong: before a repair was tried, or what it left. */
+  /** Clusters that nothing refers to: before a repair was tried, or what it left; so the next two. */
   leaks: number;
+  /** Things that lose data or will. */
   corruptions: number;
+  /** Things that could not be looked at. */
   checkErrors: number;
+  /** Leaks a repair freed. */
   leaksFixed: number;
+  /** Corruptions a repair put right. */
   corruptionsFixed: number;
   /** The first findings, as many as asked for, those that were fixed among them; the counts above are complete. */
   findings: Finding[];
   /** First byte past the last used host cluster. */
   imageEndOffset: number;
-  /** Guest clusters of the disk, and how many are allocated, compressed and not next to their predecessor. */
+  /** Guest clusters of the disk. */
   totalClusters: number;
+  /** Guest clusters that are stored, compressed or not. */
   allocatedClusters: number;
+  /** Guest clusters that are stored compressed. */
   compressedClusters: number;
+  /** Guest clusters that do not lie next to their predecessor. */
   fragmentedClusters: number;
 }
 

@@ -10,6 +10,7 @@ export interface Checkpoint {
   state: string;
 }
 
+/** Options of a job that can go on after a crash. */
 export interface Resumable {
   /**
    * A checkpoint that an earlier run of the same copy has reported. What is copied is compared with what it was then; that the

@@ -9,6 +9,7 @@ import type { Image } from '../metadata/image.js';
 /** Bytes moved at once, while requests for them wait. */
 export const batchBytes = 4 * 1024 * 1024;
 
+/** How an image is compacted. */
 export interface CompactOptions extends Omit<Job, 'concurrency'> {
   /**
    * `guest`: also sorts the clusters of the active disk by their guest offset, so that who reads the disk from end to end reads
@@ -20,6 +21,7 @@ export interface CompactOptions extends Omit<Job, 'concurrency'> {
   detectZeroes?: boolean;
 }
 
+/** What compacting came to. */
 export interface CompactReport {
   /** Bytes that were moved. */
   copied: number;
@@ -27,6 +29,7 @@ export interface CompactReport {
   updated: number;
   /** Length of the image file before and after, bytes. */
   oldSize: number;
+  /** Length of the file afterwards, bytes. */
   newSize: number;
 }
 

@@ -23,6 +23,7 @@ import type { Paced } from './pace.js';
 export interface ConvertOptions extends Job, Paced, Resumable {
   /** Format of a source that is not an open disk; without it the first bytes tell. */
   sourceFormat?: ImageFormat;
+  /** Format of the target. */
   targetFormat: ImageFormat;
   /** How a source that is not an open disk is opened. */
   open?: Omit<OpenOptions, 'mode' | 'forRepair'>;

@@ -32,6 +32,7 @@ import { metadataParts, type MetadataPart } from './metadata-parts.js';
 const blockSize = 4096;
 const cacheBytes = 4 * 1024 * 1024;
 
+/** What goes into the container. */
 export interface DehydrateOptions extends Omit<Job, 'concurrency'> {
   /** Keeps names: of the backing and the data file, of snapshots and bitmaps. */
   strings?: boolean;

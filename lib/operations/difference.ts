@@ -18,6 +18,7 @@ export type Since =
   /** Another disk, whose stored bytes are read and compared, 512 at a time. */
   | { disk: Disk };
 
+/** The part of the disk that is looked at. */
 export type DifferenceOptions = Job & ByteRange;
 
 /**

@@ -4,6 +4,7 @@ import { Worker } from 'node:worker_threads';
 
 /** Bytes of a digest. */
 export const digestLengths = { sha256: 32, xxh64: 8 } as const;
+/** A hash function, as `node:crypto` names it. */
 export type HashAlgorithm = keyof typeof digestLengths;
 
 /** Threads for blocks. */

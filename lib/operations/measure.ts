@@ -54,6 +54,7 @@ export interface Measurement {
 
 /** A disk without content of a given size, bytes. */
 export interface EmptyDisk {
+  /** Bytes. */
   readonly size: number | bigint;
 }
 

@@ -4,6 +4,7 @@ import type { BitmapInfo, SnapshotInfo } from './info-report.js';
 
 /** What a layer says of a guest range: stored, stored compressed, zeros, nothing, or something that cannot be right. */
 export const guestKinds = ['data', 'compressed', 'zero', 'unallocated', 'damaged'] as const;
+/** One of {@link guestKinds}. */
 export type GuestKind = (typeof guestKinds)[number];
 
 /**
@@ -12,6 +13,7 @@ export type GuestKind = (typeof guestKinds)[number];
  * refers to; and the rest.
  */
 export const fileKinds = ['metadata', 'data', 'compressed', 'kept', 'other', 'leaked', 'free'] as const;
+/** One of {@link fileKinds}. */
 export type FileKind = (typeof fileKinds)[number];
 
 /** Bytes by kind in equal parts of a whole. */
@@ -28,6 +30,7 @@ export interface PartList<Kind extends string> {
 export interface LayerPicture {
   /** How the image above names it; null for the top. From the image: untrusted text. */
   readonly name: string | null;
+  /** What it is. */
   readonly format: 'qcow2' | 'raw' | 'other';
   /** Virtual size, bytes. */
   readonly size: number;
@@ -37,12 +40,15 @@ export interface LayerPicture {
   readonly pieces: Float64Array;
 }
 
+/** What {@link imagePicture} adds up. */
 export interface ImagePicture {
   /** Bytes. */
   readonly virtualSize: number;
+  /** Bytes. */
   readonly clusterSize: number;
   /** From the top down, as far as they were opened. */
   readonly layers: readonly LayerPicture[];
+  /** The image file. */
   readonly file: PartList<FileKind>;
   /** Where the data is when it is not in the image file. */
   readonly dataFile: PartList<FileKind> | null;
@@ -55,8 +61,11 @@ export interface ImagePicture {
   readonly links: { readonly side: number; readonly bytes: Float64Array };
   /** Clusters whose refcount is too low, and too high, as `check` counts them. */
   readonly refcountsTooLow: number;
+  /** Clusters whose refcount is too high. */
   readonly refcountsTooHigh: number;
+  /** The internal snapshots. */
   readonly snapshots: readonly SnapshotInfo[];
+  /** The persistent bitmaps. */
   readonly bitmaps: readonly BitmapInfo[];
 }
 

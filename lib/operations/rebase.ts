@@ -32,6 +32,7 @@ import { replaceBacking } from './reopen-backing.js';
 
 /** A backing file by its name as it is to stand in the image. */
 export interface BackingName {
+  /** The name that is to stand in the image; relative names start from its directory. */
   name: string;
   /** Without it the image will not say, and every reader has to guess. */
   format?: ImageFormat;

@@ -4,6 +4,7 @@ import { invalidArgValue, Qcow2Error } from '../errors.js';
 import { openSource, type Source } from '../storage/open-source.js';
 import { writeZeros, type Storage } from '../storage/storage.js';
 
+/** How a raw image gets its new size. */
 export interface ResizeRawOptions {
   /** Allows making the file smaller: what is past its new end is lost. */
   shrink?: boolean;

@@ -34,7 +34,9 @@ const maxNameBytes = 255;
 /** Memory for the tables of an open snapshot. */
 const viewCacheBytes = 8 * 1024 * 1024;
 
+/** A snapshot to be made. */
 export interface CreateSnapshotOptions extends PartedJob {
+  /** Its name; not empty. */
   name: string;
   /** Now by default. */
   date?: Date;
@@ -46,6 +48,7 @@ export interface SnapshotAccess extends Access {
   view: (image: Image, close: () => Promise<void>) => Disk;
 }
 
+/** The internal snapshots of an image (section "Snapshots" of the specification). */
 export class Snapshots {
   readonly #guest: GuestImage;
   readonly #access: SnapshotAccess;
@@ -58,6 +61,7 @@ export class Snapshots {
     this.#access = access;
   }
 
+  /** All snapshots, in the order of the image. */
   list(): Promise<SnapshotInfo[]> {
     return this.#access.read(async () => {
       const { image } = this.#guest;

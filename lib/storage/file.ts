@@ -31,6 +31,7 @@ const cachedReadsInRow = 128;
 
 export class FileStorage implements Storage {
   readonly name: string;
+  /** Whether it refuses writes. */
   readonly readOnly: boolean;
   readonly identity: string;
   readonly path?: string;

@@ -7,6 +7,7 @@ import { getRange, type Answer, type Connections } from './http-request.js';
 import { RemoteStorage, type RemoteOptions } from './remote-storage.js';
 import { PassingFailure, retrying } from './retry.js';
 
+/** How a file is fetched. */
 export interface HttpOptions extends RemoteOptions {
   /** Sent with every request, such as `authorization`; not to another origin that the server redirects to. */
   headers?: Readonly<Record<string, string>>;
@@ -16,6 +17,7 @@ export interface HttpOptions extends RemoteOptions {
   tls?: SecureContextOptions;
 }
 
+/** A file on an HTTP or HTTPS server, read-only, by ranges. */
 export class HttpStorage extends RemoteStorage {
   readonly #close: () => void;
 

@@ -8,6 +8,7 @@ let created = 0;
 
 export class MemoryStorage implements Storage {
   readonly name: string;
+  /** Never: it can always be written. */
   readonly readOnly = false;
   readonly identity: string;
   /** Page number -> its bytes; a page that is not there reads as zeros. */
@@ -55,6 +56,7 @@ export class MemoryStorage implements Storage {
     });
   }
 
+  /** Waits for what is under way and closes it. Safe to call twice. */
   close(): Promise<void> {
     this.#closed = true;
     return Promise.resolve();

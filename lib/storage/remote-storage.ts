@@ -27,6 +27,7 @@ const directBytes = 256 * 1024;
 
 export class RemoteStorage implements Storage {
   readonly name: string;
+  /** Always: nothing is written to the server. */
   readonly readOnly = true;
   readonly identity: string;
   readonly #size: number;

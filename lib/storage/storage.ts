@@ -9,6 +9,7 @@ import { Qcow2Error } from '../errors.js';
 export interface Storage {
   /** A name for messages, such as a path. */
   readonly name: string;
+  /** Whether writes are refused. */
   readonly readOnly: boolean;
   /** Fills `buffer` from `position` on; resolves to the bytes read, fewer than asked only at the end. */
   read(buffer: Uint8Array, position: number): Promise<number>;
@@ -20,6 +21,7 @@ export interface Storage {
   size(): Promise<number>;
   /** Cuts or extends (with zeros) to `size` bytes. */
   truncate(size: number): Promise<void>;
+  /** Lets go of it, once what is under way has ended. */
   close(): Promise<void>;
 
   /** Writes several buffers one behind the other, in one go. */

@@ -53,6 +53,8 @@ export class SizedStream extends Readable {
     return this.#sized;
   }
 
+  /** @internal */
+
   override _read(): void {
     this.#bytes.next().then(
       ({ done, value }) => {
@@ -66,6 +68,8 @@ export class SizedStream extends Readable {
       (error: unknown) => this.destroy(asError(error)),
     );
   }
+
+  /** @internal */
 
   override _destroy(error: Error | null, callback: (error: Error | null) => void): void {
     const reason = error ?? new Error('The stream was destroyed before its length was known');

@@ -19,9 +19,11 @@ import { nonZeroRuns } from './contents.js';
 import { NewOverlay } from './new-overlay.js';
 import { streamPieces, StreamWalk, type StreamPiece } from './pieces.js';
 
+/** How an image that comes as a stream is read. */
 export interface ReadQcow2StreamOptions
   extends SpoolOptions, Pick<Job, 'signal'>, Pick<OpenOptions, 'secret' | 'cacheBytes'> {}
 
+/** How an image that comes as a stream is written. */
 export interface FromQcow2StreamOptions
   extends
     ReadQcow2StreamOptions,

@@ -13,6 +13,7 @@ import { chooseContents, readClusters, type Contents } from './contents.js';
 import { countTables, placeAll, tablePlaces, type Places } from './places.js';
 import { l1Table, l2FlagsFor, l2Tables, refcountBlocks, refcountTable } from './tables.js';
 
+/** What goes into the stream, and in which shape. */
 export interface ToQcow2StreamOptions
   extends
     Pick<Job, 'signal' | 'onProgress'>,

@@ -26,6 +26,8 @@ const directory = mkdtempSync(join(tmpdir(), 'qcow2-docs-'));
 mkdirSync(join(directory, 'node_modules/@types'), { recursive: true });
 symlinkSync(root, join(directory, 'node_modules/qcow2'));
 symlinkSync(join(root, 'node_modules/@types/node'), join(directory, 'node_modules/@types/node'));
+// An optional peer dependency, for S3.
+symlinkSync(join(root, 'node_modules/@aws-sdk'), join(directory, 'node_modules/@aws-sdk'));
 
 afterAll(() => {
   rmSync(directory, { recursive: true });
