@@ -147,7 +147,11 @@ class Inspector {
   /** Counts a reference of each cluster of a range; the last host cluster of data may end past the end of the file. */
   #refer(offset: number, length: number, place: string, mayEndPastFile = false): void {
     const end = mayEndPastFile ? offset + 1 : offset + length;
-    if (end > this.#image.length) this.problems.push(`${place} refers to ${offset}+${length}, past the end`);
+    if (end > this.#image.length) {
+      this.problems.push(`${place} refers to ${offset}+${length}, past the end`);
+      // Garbage may be past what counting in ones can reach.
+      return;
+    }
     if (mayEndPastFile && offset % this.#clusterSize !== 0)
       this.problems.push(`${place}: ${offset} is unaligned`);
     const last = Math.floor((offset + length - 1) / this.#clusterSize);
