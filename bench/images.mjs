@@ -1,5 +1,5 @@
 // The images that are measured with: each is made when first asked for, and kept for the next run.
-import { copyFileSync, existsSync, openSync, closeSync, readSync, renameSync, writeSync } from 'node:fs';
+import { existsSync, openSync, closeSync, readSync, renameSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { craftQcow2 } from './crafted-qcow2.mjs';
 import { run } from './process.mjs';
@@ -59,8 +59,8 @@ const makers = {
     const count = Math.max(10, Math.round(1000 * scale));
     for (let index = 0; index < count; index += 1) run('qemu-img', 'snapshot', '-c', `s${index}`, path);
   },
-  'broken.qcow2': (path, { image }) => {
-    copyFileSync(image('ordered.qcow2'), path);
+  'broken.qcow2': (path, { scale }) => {
+    craftQcow2(path, { size: scaled(64 * GiB, scale), clusterSize: 65536, every: 2 });
     damageRefcounts(path);
   },
   'chain-0.qcow2': (path, { scale }) => {
