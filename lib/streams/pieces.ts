@@ -110,14 +110,20 @@ export class StreamWalk {
     return this.#guest.image.header.backingFile !== null;
   }
 
-  /** What no table describes. */
+  /** What no table describes: an entry may have the COPIED flag and no offset. */
   *#gaps(): Generator<Raw> {
-    const { mapping, geometry, header } = this.#guest.image;
-    for (let at = 0; at < header.size;) {
-      const table = mapping.nextTable(guestOffset(at), header.size);
-      if (table > at) yield { run: { host: 0, guest: at, length: table - at, packed: 0 }, bytes: null };
-      at = (Math.floor(table / geometry.l2Coverage) + 1) * geometry.l2Coverage;
+    const { geometry, header } = this.#guest.image;
+    const zeros = (start: number, end: number): Raw => ({
+      run: { host: 0, guest: start, length: end - start, packed: 0 },
+      bytes: null,
+    });
+    let at = 0;
+    for (const index of this.#tables.slice().sort()) {
+      const start = index * geometry.l2Coverage;
+      if (start > at) yield zeros(at, start);
+      at = start + geometry.l2Coverage;
     }
+    if (at < header.size) yield zeros(at, header.size);
   }
 
   #hasRoom(): boolean {
