@@ -173,7 +173,11 @@ export class StreamStorage implements Storage {
 /** Ends a wait for the next bytes when the signal is aborted. */
 function destroyOnAbort(readable: unknown, signal: AbortSignal | undefined): () => void {
   if (signal === undefined || !(readable instanceof Readable)) return () => undefined;
-  const stop = (): void => void readable.destroy(signal.reason as Error);
+  const stop = (): void => {
+    // Nobody listens to it between two reads; the next one gives the reason.
+    readable.once('error', () => undefined);
+    readable.destroy(signal.reason as Error);
+  };
   signal.addEventListener('abort', stop, { once: true });
   return () => signal.removeEventListener('abort', stop);
 }
