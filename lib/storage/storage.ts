@@ -61,13 +61,14 @@ export interface Storage {
  */
 export async function readUpTo(storage: Storage, buffer: Uint8Array, position: number): Promise<number> {
   let done = await storage.read(buffer, position);
-  while (done < buffer.length) {
+  // The store may have grown since a read met its end, so that one read of nothing proves nothing.
+  for (let vain = 0; done < buffer.length;) {
     const more = await storage.read(buffer.subarray(done), position + done);
-    if (more === 0) {
-      if (position + done < (await storage.size())) throw nothingRead(storage, position + done);
-      return done;
-    }
     done += more;
+    vain = more === 0 ? vain + 1 : 0;
+    if (vain === 0) continue;
+    if (position + done >= (await storage.size())) return done;
+    if (vain > 1) throw nothingRead(storage, position + done);
   }
   return done;
 }
