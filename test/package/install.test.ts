@@ -63,6 +63,7 @@ describe('the tarball', () => {
       'node-api-headers',
       'node-gyp-build',
       'qcow2',
+      'xxhash-wasm',
     ]);
   });
 });
