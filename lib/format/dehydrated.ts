@@ -5,8 +5,8 @@
 import { Qcow2Error } from '../errors.js';
 
 /** What a container begins with; all that follows is one gzip stream. */
-export const dehydratedMagic = Buffer.from('QCOW2DRY', 'latin1');
-export const dehydratedVersion = 1;
+const dehydratedMagic = Buffer.from('QCOW2DRY', 'latin1');
+const dehydratedVersion = 1;
 /** Magic, version, and four bytes that are 0. */
 export const dehydratedHeadSize = 16;
 /** Offset and length before the bytes of a piece. */

@@ -1,7 +1,7 @@
 /** Where things of the image file have been moved to: a hash table in flat memory, for millions of them. */
 
 /** Entries that a table holds at most. With 24 bytes each, and room to stay fast, it takes 48 MiB then. */
-export const maxMoves = 1024 * 1024;
+const maxMoves = 1024 * 1024;
 
 export class MovedPlaces {
   readonly #capacity: number;

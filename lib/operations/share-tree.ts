@@ -24,10 +24,6 @@ export interface SharedL1 {
   readonly entries: number;
 }
 
-/** What {@link shareTree} takes of a job's total, for a tree of so many tables. */
-export const shareWeight = (image: Image, tables: number): number =>
-  tables * image.geometry.clusterSize + refcountWeight(image);
-
 /** Bytes of the refcount blocks. */
 export const refcountWeight = ({ refcounts, geometry }: Image): number =>
   [...refcounts.blocks()].length * geometry.clusterSize;
