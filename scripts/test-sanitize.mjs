@@ -11,7 +11,7 @@ const root = fileURLToPath(new URL('..', import.meta.url));
 const prebuild = join(root, 'build-sanitize');
 const tools = ['qemu-img', 'qemu-io', 'qemu-nbd', 'strace', 'cp', 'mkfifo', 'truncate', 'fallocate'];
 
-compileAddon(join(prebuild, 'build'), ['-DQCOW2_SANITIZE=ON']);
+compileAddon(join(prebuild, 'build'), { QCOW2_SANITIZE: 'ON' });
 const wrappers = mkdtempSync(join(tmpdir(), 'qcow2-tools-'));
 try {
   for (const tool of tools) wrap(tool);

@@ -7,24 +7,24 @@ import { codecSources, scripts, work } from './folders.mjs';
 /** Leaves the addon in build/Release of the folder that it returns, where prebuildify looks for it. */
 export function compile(target) {
   const folder = join(work, target.name);
-  const options = target.cmake();
+  const variables = target.cmake();
   const codecs = join(folder, 'codecs');
   const codecsBuild = join(folder, 'codecs-build');
-  buildProject(join(scripts, 'codecs'), codecsBuild, [
-    ...options,
-    `-DQCOW2_CODEC_SOURCES=${codecSources}`,
-    `-DCMAKE_INSTALL_PREFIX=${codecs}`,
-    '-DCMAKE_INSTALL_LIBDIR=lib',
-  ]);
+  buildProject(join(scripts, 'codecs'), codecsBuild, {
+    ...variables,
+    QCOW2_CODEC_SOURCES: codecSources,
+    CMAKE_INSTALL_PREFIX: codecs,
+    CMAKE_INSTALL_LIBDIR: 'lib',
+  });
   cmake('--install', codecsBuild);
 
   const build = join(folder, 'build');
   rmSync(join(build, 'Release'), { recursive: true, force: true });
-  compileAddon(build, [
-    ...options,
-    `-DCMAKE_PREFIX_PATH=${codecs}`,
-    `-DCMAKE_FIND_ROOT_PATH=${codecs}`,
-    `-DQCOW2_REQUIRE_CODECS=${target.codecs.join(';')}`,
-  ]);
+  compileAddon(build, {
+    ...variables,
+    CMAKE_PREFIX_PATH: codecs,
+    CMAKE_FIND_ROOT_PATH: codecs,
+    QCOW2_REQUIRE_CODECS: target.codecs.join(';'),
+  });
   return folder;
 }

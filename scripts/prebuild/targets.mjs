@@ -1,31 +1,41 @@
 // The platforms that get a prebuilt binary, and with what one Linux machine, or a Mac, builds for them.
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { scripts } from './folders.mjs';
+import { scripts, work } from './folders.mjs';
 import { sysroot } from './sysroot.mjs';
 
-const toolchain = (name) => `-DCMAKE_TOOLCHAIN_FILE=${join(scripts, 'toolchains', `${name}.cmake`)}`;
+const require = createRequire(import.meta.url);
 
-const linux = (file, triple, architecture) => () => [
-  toolchain(file),
-  `-DQCOW2_TRIPLE=${triple}`,
-  `-DQCOW2_SYSROOT=${sysroot(architecture)}`,
-];
+const toolchain = (name) => ({ CMAKE_TOOLCHAIN_FILE: join(scripts, 'toolchains', `${name}.cmake`) });
 
-const darwin = (architecture) => () => [
-  `-DCMAKE_OSX_ARCHITECTURES=${architecture}`,
+const linux = (file, triple, architecture) => () => ({
+  ...toolchain(file),
+  QCOW2_TRIPLE: triple,
+  QCOW2_SYSROOT: sysroot(architecture),
+});
+
+const darwin = (architecture) => () => ({
+  CMAKE_OSX_ARCHITECTURES: architecture,
   // For CMake, which otherwise takes the processor it runs on.
-  `-DCMAKE_SYSTEM_PROCESSOR=${architecture}`,
-  '-DCMAKE_SYSTEM_NAME=Darwin',
+  CMAKE_SYSTEM_PROCESSOR: architecture,
+  CMAKE_SYSTEM_NAME: 'Darwin',
   // What Node 20 asks for.
-  '-DCMAKE_OSX_DEPLOYMENT_TARGET=11.0',
-];
+  CMAKE_OSX_DEPLOYMENT_TARGET: '11.0',
+});
+
+/** What cmake-js says on Windows only. */
+const windows = () => ({
+  ...toolchain('windows'),
+  CMAKE_JS_NODELIB_DEF: require('node-api-headers').def_paths.node_api_def,
+  CMAKE_JS_NODELIB_TARGET: join(work, 'node.lib'),
+});
 
 /** ISA-L's deflate is fast by its assembler code for x86-64. */
 const allCodecs = ['deflate', 'zstd', 'isal'];
 const portableCodecs = ['deflate', 'zstd'];
 
 /**
- * `host`: what `process.platform` must be to build it; `cmake()`: options that make CMake build for the target;
+ * `host`: what `process.platform` must be to build it; `cmake()`: CMake's variables that make it build for the target;
  * `codecs`: those that must be linked in; `strip`: the program that strips it; `libc`: the tag by which node-gyp-build tells the two Linux C libraries apart.
  */
 export const targets = [
@@ -66,7 +76,7 @@ export const targets = [
     codecs: allCodecs,
     host: 'linux',
     strip: 'x86_64-w64-mingw32-strip',
-    cmake: () => [toolchain('windows')],
+    cmake: windows,
   },
   {
     name: 'darwin-x64',

@@ -51,15 +51,26 @@ export async function stage(directory: string): Promise<void> {
   }
 }
 
-/** Tarballs of the packages this one depends on, from node_modules, so that installing needs no registry. */
+/** Tarballs of all packages that an installation brings along, from node_modules, so that installing needs no registry. */
 export async function packDependencies(into: string): Promise<string[]> {
-  const { dependencies } = require('../../package.json') as { dependencies: Record<string, string> };
-  const tarballs = [];
-  for (const name of Object.keys(dependencies)) {
-    tarballs.push((await pack(join(root, 'node_modules', name), into)).tarball);
-  }
-  return tarballs;
+  const folder = join(into, 'dependencies');
+  await mkdir(folder, { recursive: true });
+  const specs = installedAlong().map((path) => `./${path}`);
+  await execute('npm', ['pack', '--ignore-scripts', '--pack-destination', folder, ...specs], { cwd: root });
+  return (await readdir(folder)).map((name) => join(folder, name));
 }
+
+/** Folders, from the package's root, of everything it depends on at last, by the lock file. */
+export function installedAlong(): string[] {
+  const { packages } = require('../../package-lock.json') as { packages: Record<string, LockedPackage> };
+  const isForUsers = ({ dev, devOptional, optional, peer }: LockedPackage): boolean =>
+    !(dev ?? devOptional ?? optional ?? peer ?? false);
+  return Object.entries(packages)
+    .filter(([path, locked]) => path !== '' && isForUsers(locked))
+    .map(([path]) => path);
+}
+
+type LockedPackage = Partial<Record<'dev' | 'devOptional' | 'optional' | 'peer', boolean>>;
 
 /**
  * Installs tarballs in a new project. No install script runs, no compiler and no cmake can be found, nothing comes from

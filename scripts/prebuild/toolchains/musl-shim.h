@@ -1,4 +1,5 @@
 // Makes the libstdc++ of a system with glibc fit musl; included before everything else.
+#define __GLIBC_PREREQ(major, minor) 0
 #include <bits/c++config.h>
 #undef _GLIBCXX_USE_PTHREAD_MUTEX_CLOCKLOCK
 #undef _GLIBCXX_USE_PTHREAD_RWLOCK_CLOCKLOCK

@@ -1,5 +1,5 @@
-// Windows: Node-API is found in the running program, whatever its name (node.exe, Electron, a renamed copy).
-#ifdef _WIN32
+// Windows, by mingw-w64: Node-API is found in the running program, whatever its name (node.exe, Electron, a renamed copy).
+// For Microsoft's compiler cmake-js brings the same.
 #include <windows.h>
 
 #include <delayimp.h>
@@ -16,9 +16,4 @@ FARPROC WINAPI findHost(unsigned event, PDelayLoadInfo info) {
 }  // namespace
 
 // The name under which the delay-load helper looks for it.
-#ifdef _MSC_VER
-extern "C" const PfnDliHook __pfnDliNotifyHook2 = findHost;
-#else
 extern "C" PfnDliHook __pfnDliNotifyHook2 = findHost;
-#endif
-#endif
