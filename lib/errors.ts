@@ -64,7 +64,10 @@ export class Qcow2Error extends Error {
   /** The feature, field or option concerned, in the words of the specification. */
   readonly feature?: string;
 
-  /** @param details where it was found, and what led to it */
+  /**
+   * For adapters that report what is wrong with an image in the same manner.
+   * @param details where it was found, and what led to it
+   */
   constructor(code: Qcow2ErrorCode, message: string, details: Qcow2ErrorDetails = {}) {
     super(message, details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;

@@ -81,12 +81,26 @@ export interface CreateOptions {
    * format. It is opened with the new image, but nothing that it names in turn is unless `resolve` allows it. With
    * `unchecked` it need not be there; the returned disk can be read, as if it stood alone, but not written.
    */
-  backing?: { name: string; format?: ImageFormat; unchecked?: boolean };
+  backing?: {
+    /** At most 1023 bytes as UTF-8. */
+    name: string;
+    /** Its format; without it the first bytes of the file tell, now and each time the image is opened. */
+    format?: ImageFormat;
+    /** Whether it need not be there. */
+    unchecked?: boolean;
+  };
   /**
    * An external data file: the name to be stored and whether it is to stay readable as a raw image. It is made anew at
    * `source`, or where the name says.
    */
-  dataFile?: { name: string; raw?: boolean; source?: Source };
+  dataFile?: {
+    /** At most 1023 bytes as UTF-8. */
+    name: string;
+    /** Whether it is to stay readable as a raw image. */
+    raw?: boolean;
+    /** Where it is made, when the name does not say. */
+    source?: Source;
+  };
   /** Encrypts the image with LUKS. */
   encryption?: LuksOptions;
   /** What the backing file of the new image may open in turn; see {@link OpenOptions.resolve}. */

@@ -51,7 +51,12 @@ export async function open(source: Source, options: OpenOptions = {}): Promise<Q
 export function openDisk(
   source: Source,
   options: OpenOptions & { format?: ImageFormat } = {},
-): Promise<{ disk: Disk; format: ImageFormat }> {
+): Promise<{
+  /** Closing it closes the file. */
+  disk: Disk;
+  /** The format it has, or was said to have. */
+  format: ImageFormat;
+}> {
   return openAnyDisk(source, options.format, options, chain);
 }
 

@@ -27,6 +27,7 @@ abstract class QcowDisk extends RandomAccessDisk {
   /** The blocks that the image says something of. */
   protected abstract get blocks(): BlockSet;
 
+  /** Virtual size of the disk, bytes. */
   getVirtualSize(): number {
     return this.header.size;
   }
@@ -36,18 +37,22 @@ abstract class QcowDisk extends RandomAccessDisk {
     return blockSizeOf(this.header);
   }
 
+  /** Whether the image names a backing file, which it calls its parent. */
   isDifferencing(): boolean {
     return this.header.backingFile !== null;
   }
 
+  /** All blocks that the image says something of; a number for each, so prefer {@link QcowDisk.hasBlock} on large ones. */
   getBlockIndexes(): number[] {
     return [...this.blocks];
   }
 
+  /** How many blocks the image says something of. */
   override getBlockIndexesCount(): number {
     return this.blocks.count();
   }
 
+  /** Whether the image says something of the block. */
   hasBlock(index: number): boolean {
     return this.blocks.has(index);
   }
@@ -56,7 +61,7 @@ abstract class QcowDisk extends RandomAccessDisk {
 const blockSizeOf = ({ backingFile, geometry: shape }: Header): number =>
   backingFile === null ? shape.clusterSize : shape.subclusterSize;
 
-/** An image that a {@link FileAccessor} reaches. */
+/** An image that a `FileAccessor` of `@xen-orchestra/disk-transform` reaches. */
 export class QCowAccessor extends QcowDisk {
   readonly #accessor: FileAccessor;
   readonly #path: string;
@@ -65,7 +70,10 @@ export class QCowAccessor extends QcowDisk {
   #disk: Qcow2 | undefined;
   #blocks: BlockSet | undefined;
 
-  /** @param options what an image needs that is encrypted or has its data elsewhere */
+  /**
+   * Nothing is opened before `init`.
+   * @param options what an image needs that is encrypted or has its data elsewhere
+   */
   constructor(
     accessor: FileAccessor,
     path: string,
@@ -77,6 +85,7 @@ export class QCowAccessor extends QcowDisk {
     this.#options = options;
   }
 
+  /** Opens the image and reads all of its tables; its backing file stays closed. */
   async init(): Promise<void> {
     const descriptor = await this.#accessor.openFile(this.#path);
     this.#descriptor = descriptor;
@@ -85,6 +94,7 @@ export class QCowAccessor extends QcowDisk {
     this.#blocks = await describedBlocks(this.#disk);
   }
 
+  /** The parsed header of the image. */
   get header(): Header {
     return ready(this.#disk).header;
   }
@@ -93,10 +103,12 @@ export class QCowAccessor extends QcowDisk {
     return ready(this.#blocks);
   }
 
+  /** Reads a block that {@link hasBlock} knows; another one is an error. */
   async readBlock(index: number): Promise<DiskBlock> {
     return { index, data: await readBlock(ready(this.#disk), this.blocks, index) };
   }
 
+  /** Closes the image and its file. */
   async close(): Promise<void> {
     await this.#disk?.close();
     if (this.#descriptor !== undefined) await this.#accessor.closeFile(this.#descriptor);
@@ -114,6 +126,7 @@ export class QcowStream extends QcowDisk {
   #blocks: BlockSet | undefined;
   #generated: AsyncGenerator<DiskBlock> | undefined;
 
+  /** Nothing is read before `init`. */
   constructor(stream: Readable, options: ReadQcow2StreamOptions = {}) {
     super();
     this.#stream = stream;
@@ -136,6 +149,7 @@ export class QcowStream extends QcowDisk {
     }
   }
 
+  /** The parsed header of the image. */
   get header(): Header {
     return ready(this.#disk).header;
   }
@@ -144,10 +158,12 @@ export class QcowStream extends QcowDisk {
     return ready(this.#blocks);
   }
 
+  /** The blocks in the order of the disk, once. */
   override buildDiskBlockGenerator(): AsyncGenerator<DiskBlock> {
     return this.#walk === undefined ? super.buildDiskBlockGenerator() : this.#blocksOf(this.#walk);
   }
 
+  /** Reads a block; where the stream is in the order of the disk, no block can be read after a later one. */
   async readBlock(index: number): Promise<DiskBlock> {
     const disk = ready(this.#disk);
     if (this.#walk === undefined) return { index, data: await readBlock(disk, this.blocks, index) };
@@ -161,6 +177,7 @@ export class QcowStream extends QcowDisk {
     }
   }
 
+  /** Lets go of the stream; it is destroyed. */
   async close(): Promise<void> {
     await this.#storage?.close();
     await this.#disk?.close();
@@ -191,6 +208,7 @@ export class QcowStream extends QcowDisk {
 export class QcowStreamGenerator {
   readonly #disk: Disk;
 
+  /** Takes any disk of blocks of at most 64 KiB, or of larger ones that 64 KiB divides. */
   constructor(disk: Disk) {
     this.#disk = inClusters(disk);
   }

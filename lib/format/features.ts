@@ -5,8 +5,15 @@ import { Qcow2Error } from '../errors.js';
 export const featureKinds = ['incompatible', 'compatible', 'autoclear'] as const;
 export type FeatureKind = (typeof featureKinds)[number];
 
-/** The feature fields of a header. */
-export type FeatureFields = Readonly<Record<FeatureKind, bigint>>;
+/** The feature fields of a header: 64 bits each, those that are not known among them. */
+export interface FeatureFields {
+  /** Bits without whose meaning the image must not be opened. */
+  readonly incompatible: bigint;
+  /** Bits that may be ignored. */
+  readonly compatible: bigint;
+  /** Bits that whoever does not know them clears on writing. */
+  readonly autoclear: bigint;
+}
 
 export interface Feature {
   readonly kind: FeatureKind;

@@ -40,26 +40,35 @@ import { hostOffset, type HostOffset } from './units.js';
 
 /** The fixed fields of the header. */
 export interface HeaderValues extends FeatureFields {
+  /** Version of the format. */
   readonly version: 2 | 3;
   /** Offset in the file, bytes; 0 without a backing file name. */
   readonly backingFileOffset: number;
   /** Bytes; meaningless without a backing file name. */
   readonly backingFileSize: number;
+  /** The cluster size is 1 << clusterBits bytes; 9 to 21. */
   readonly clusterBits: number;
   /** Virtual disk size, bytes. */
   readonly size: number;
+  /** How guest data is encrypted. */
   readonly cryptMethod: CryptMethod;
   /** Entries of the active L1 table. */
   readonly l1Size: number;
+  /** Of the active L1 table, bytes in the file. */
   readonly l1TableOffset: HostOffset;
+  /** Of the refcount table, bytes in the file. */
   readonly refcountTableOffset: HostOffset;
+  /** Clusters that the refcount table takes. */
   readonly refcountTableClusters: number;
+  /** Entries of the snapshot table; 0 to 65536. */
   readonly nbSnapshots: number;
-  /** Only meaningful when there are snapshots. */
+  /** Of the snapshot table, bytes in the file. Only meaningful when there are snapshots. */
   readonly snapshotsOffset: HostOffset;
+  /** A refcount has 1 << refcountOrder bits; 0 to 6, and 4 in version 2. */
   readonly refcountOrder: number;
   /** Bytes: 72 in version 2. */
   readonly headerLength: number;
+  /** How compressed clusters are compressed; zlib in version 2. */
   readonly compressionType: CompressionType;
   /** The bytes of the header after compression_type, kept as they are. */
   readonly unknownFields: Uint8Array;

@@ -46,7 +46,10 @@ export class ConcatenatedDisk extends DerivedDisk {
   readonly size: number;
   readonly #places: readonly (Range & { disk: Disk })[];
 
-  /** @param unit bytes; each disk is filled up with zeros to a multiple of it */
+  /**
+   * Takes the disks in the order of the bytes.
+   * @param unit bytes; each disk is filled up with zeros to a multiple of it
+   */
   constructor(parts: readonly Disk[], unit = 1) {
     super();
     this.parts = parts;
@@ -136,7 +139,10 @@ export class SalvagedDisk extends DerivedDisk {
   readonly #disk: Disk;
   readonly #onLoss: (range: Range, error: unknown) => void;
 
-  /** @param onLoss is told of every range of at most 512 bytes that is given as zeros */
+  /**
+   * The disk is not closed with this one.
+   * @param onLoss is told of every range of at most 512 bytes that is given as zeros
+   */
   constructor(disk: Disk, onLoss: (range: Range, error: unknown) => void) {
     super();
     this.parts = [disk];

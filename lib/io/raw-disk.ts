@@ -12,7 +12,10 @@ export class RawDisk implements WritableDisk {
   readonly storage: Storage;
   readonly #owned: boolean;
 
-  /** @param owned whether closing the disk closes the storage */
+  /**
+   * A disk of `size` bytes, the first ones of the storage.
+   * @param owned whether closing the disk closes the storage
+   */
   constructor(storage: Storage, size: number, owned: boolean) {
     this.storage = storage;
     this.#size = size;

@@ -10,7 +10,10 @@ export class NbdStorage implements Storage {
   readonly identity: string;
   readonly #disk: NbdDisk;
 
-  /** @param disk closed with the storage */
+  /**
+   * The bytes of the export as a storage.
+   * @param disk closed with the storage
+   */
   constructor(disk: NbdDisk) {
     this.#disk = disk;
     this.name = disk.name;

@@ -40,7 +40,17 @@ export interface ServeOptions {
 export type ServeDiskOptions = ServeOptions & Omit<NbdExport, 'disk'>;
 
 /** Where a server listens. */
-export type NbdAddress = { socket: string } | { host: string; port: number };
+export type NbdAddress =
+  | {
+      /** Path of the Unix socket. */
+      socket: string;
+    }
+  | {
+      /** The address listened on, as text. */
+      host: string;
+      /** The TCP port, also where 0 was asked for. */
+      port: number;
+    };
 
 /** Memory for buffers that are used again, bytes. */
 const poolBytes = 32 * 1024 * 1024;

@@ -20,7 +20,16 @@ export interface AddKeyOptions {
 }
 
 /** Which key to destroy: that in a slot, or all that a secret opens. */
-export type RemoveKeyOptions = ({ slot: number } | { secret: Secret }) & {
+export type RemoveKeyOptions = (
+  | {
+      /** The key slot, counted from 0. */
+      slot: number;
+    }
+  | {
+      /** All slots that this secret opens. */
+      secret: Secret;
+    }
+) & {
   /** Also the last one: nothing can ever read the image then. */
   force?: boolean;
 };

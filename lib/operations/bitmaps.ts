@@ -72,7 +72,17 @@ export interface PackedBitmap {
 }
 
 /** A bitmap of this image, or of another open one, such as a layer below. */
-export type BitmapSource = string | { disk: { readonly bitmaps: Bitmaps }; name: string };
+export type BitmapSource =
+  | string
+  | {
+      /** An open image; its size may be smaller than that of this one. */
+      disk: {
+        /** The bitmaps of that image. */
+        readonly bitmaps: Bitmaps;
+      };
+      /** The bitmap's name in it. */
+      name: string;
+    };
 
 /**
  * Runs a job on an open disk: `read` on any, `still` on any while no other job moves anything in the file, `change` on one

@@ -82,7 +82,10 @@ export async function convert(
   source: Disk | Source,
   target: Source,
   options: ConvertOptions,
-): Promise<{ size: number }> {
+): Promise<{
+  /** Virtual size of the disk, bytes. */
+  size: number;
+}> {
   checkOptions(options);
   const { disk, owned } = await openSourceDisk(source, options);
   try {

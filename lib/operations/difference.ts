@@ -13,10 +13,14 @@ export type Since =
       /** Leaves out what this image itself says nothing of, so that its backing file or nothing shows through. */
       allocated?: boolean;
     }
-  /** The layer so many steps down the backing chain: 1 is the backing file. */
-  | { base: number }
-  /** Another disk, whose stored bytes are read and compared, 512 at a time. */
-  | { disk: Disk };
+  | {
+      /** The layer so many steps down the backing chain: 1 is the backing file. */
+      base: number;
+    }
+  | {
+      /** Another disk, whose stored bytes are read and compared, 512 at a time. */
+      disk: Disk;
+    };
 
 /** The part of the disk that is looked at. */
 export type DifferenceOptions = Job & ByteRange;

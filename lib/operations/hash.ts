@@ -33,6 +33,7 @@ export interface HashOptions extends Job, HashSource {
 
 /** The hashes of a disk. */
 export interface DiskHashes {
+  /** The hash function of all digests. */
   algorithm: HashAlgorithm;
   /** Virtual size of the disk, bytes. */
   size: number;
@@ -52,7 +53,9 @@ export interface Mismatch {
   start: number;
   /** Bytes. */
   length: number;
+  /** The digest the block had. */
   expected: Uint8Array;
+  /** The digest it has. */
   actual: Uint8Array;
 }
 

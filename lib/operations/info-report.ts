@@ -56,9 +56,19 @@ export interface ImageInfo {
   /** Whether the image was marked corrupt. */
   corrupt: boolean;
   /** The backing file, or null. Untrusted text. */
-  backing: { name: string; format: string | null } | null;
+  backing: {
+    /** As it stands in the image. */
+    name: string;
+    /** As it stands in the image, or null when it does not say. */
+    format: string | null;
+  } | null;
   /** The external data file, or null. Untrusted text. */
-  dataFile: { name: string | null; raw: boolean } | null;
+  dataFile: {
+    /** As it stands in the image, or null when it does not say. */
+    name: string | null;
+    /** Whether it can be read as a raw image. */
+    raw: boolean;
+  } | null;
   /** How it is encrypted, or null. */
   encryption: EncryptionInfo | null;
   /** Its internal snapshots. */
@@ -81,17 +91,31 @@ export interface KeySlotInfo {
 
 /** How an image is encrypted. */
 export type EncryptionInfo =
-  | { format: 'aes' }
   | {
+      /** The legacy method of QEMU, AES-128-CBC; weak. */
+      format: 'aes';
+    }
+  | {
+      /** LUKS version 1. */
       format: 'luks';
+      /** The cipher, such as `aes-256`. */
       cipherAlg: string;
+      /** Its mode of operation, such as `xts`. */
       cipherMode: string;
+      /** How initialization vectors are made, such as `plain64`. */
       ivgenAlg: string;
+      /** The hash function of `essiv`, or null with other ones. */
       ivgenHashAlg: string | null;
+      /** The hash function of PBKDF2 and the anti-forensic splitter, such as `sha256`. */
       hashAlg: string;
+      /** The UUID of the LUKS header. Untrusted text. */
       uuid: string;
+      /** Where data begins, bytes from the start of the LUKS header, as that says. */
       payloadOffset: number;
+      /** PBKDF2 iterations of the digest of the master key. */
       masterKeyIterations: number;
+      /** Always false: the LUKS header is in the image. */
       detachedHeader: boolean;
+      /** All eight key slots. */
       slots: KeySlotInfo[];
     };

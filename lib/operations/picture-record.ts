@@ -53,12 +53,22 @@ export interface ImagePicture {
   /** Where the data is when it is not in the image file. */
   readonly dataFile: PartList<FileKind> | null;
   /** Bytes of metadata by what it is. */
-  readonly metadata: readonly { readonly what: string; readonly bytes: number }[];
+  readonly metadata: readonly {
+    /** In words, such as `L2 tables`. */
+    readonly what: string;
+    /** Bytes it takes in the file. */
+    readonly bytes: number;
+  }[];
   /**
    * Bytes stored by part of the disk (rows) and part of the file that has the data (columns): where each guest range
    * lives. The disk and the file are cut into `side` parts each.
    */
-  readonly links: { readonly side: number; readonly bytes: Float64Array };
+  readonly links: {
+    /** Parts on each side. */
+    readonly side: number;
+    /** Bytes, row by row: `side` times `side`. */
+    readonly bytes: Float64Array;
+  };
   /** Clusters whose refcount is too low, and too high, as `check` counts them. */
   readonly refcountsTooLow: number;
   /** Clusters whose refcount is too high. */

@@ -19,7 +19,10 @@ export class MemoryStorage implements Storage {
   #changes = 0;
   #closed = false;
 
-  /** @param initial the first content; it is copied */
+  /**
+   * Empty, or with a first content.
+   * @param initial the first content; it is copied
+   */
   constructor(initial?: Uint8Array) {
     created += 1;
     this.identity = `memory:${created}`;

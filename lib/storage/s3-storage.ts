@@ -7,8 +7,11 @@ import { PassingFailure, retrying } from './retry.js';
 
 /** Where an object is. */
 export interface S3Object {
+  /** The client; it stays open. */
   client: S3Client;
+  /** Name of the bucket. */
   bucket: string;
+  /** Key of the object. */
   key: string;
   /** A version of it, in a bucket that keeps them; the newest by default. */
   versionId?: string;

@@ -13,8 +13,11 @@ import type { Job } from '../disk.js';
 import { outOfRange, Qcow2Error } from '../errors.js';
 
 export interface S3UploadOptions extends Job {
+  /** The client; it stays open. */
   client: S3Client;
+  /** Name of the bucket. */
   bucket: string;
+  /** Key of the object. */
   key: string;
   /** Bytes that the stream has, where that is known: another number is an error, and the parts are made to fit. */
   length?: number | null;
@@ -31,6 +34,7 @@ export interface S3UploadOptions extends Job {
 export interface S3Upload {
   /** Bytes. */
   length: number;
+  /** The ETag that the store gave it, or null when it gave none. */
   etag: string | null;
 }
 

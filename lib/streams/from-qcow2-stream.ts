@@ -35,6 +35,7 @@ export interface FromQcow2StreamOptions
 
 /** An image that is being read from a stream. */
 export interface Qcow2StreamReader extends AsyncDisposable {
+  /** The parsed header of the image. */
   readonly header: Header;
   /** Virtual size, bytes. */
   readonly size: number;
@@ -105,7 +106,10 @@ export async function fromQcow2Stream(
   readable: Readable | AsyncIterable<Uint8Array>,
   target: Source,
   options: FromQcow2StreamOptions,
-): Promise<{ size: number }> {
+): Promise<{
+  /** Virtual size of the disk, bytes. */
+  size: number;
+}> {
   const { disk, storage } = await openStream(readable, options);
   try {
     const size = disk.size;

@@ -31,7 +31,12 @@ export interface ToQcow2StreamOptions
    */
   changes?: AsyncIterable<ByteRun> | Iterable<ByteRun>;
   /** The backing file to be named. It is not opened. Without `changes` it is hidden by all that the disk has stored only. */
-  backing?: { name: string; format?: ImageFormat };
+  backing?: {
+    /** At most 1023 bytes as UTF-8. */
+    name: string;
+    /** Its format. */
+    format?: ImageFormat;
+  };
   /** Reads everything that is stored once before, to leave out clusters of zeros. Without it the disk's tables decide. */
   scanZeros?: boolean;
   /**
