@@ -28,7 +28,7 @@ const { values } = parseArgs({
 });
 const scale = values.quick ? 1 / 256 : Number(values.scale);
 const rounds = values.quick ? 1 : Number(values.rounds);
-const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const cli = fileURLToPath(new URL('../dist/cli/main.cjs', import.meta.url));
 const folders = values.dir ?? (values.quick ? [tmpdir()] : [tmpdir(), ...tmpfsFolder()]);
 const chosen = (name) => values.only.some((text) => name.includes(text));
 

@@ -15,7 +15,7 @@ const mebibytes = Number(values.mib);
 const rounds = Number(values.rounds);
 const directory = mkdtempSync(join(tmpdir(), 'qcow2-bench-nbd-'));
 const at = (name) => join(directory, name);
-const main = new URL('../dist/cli/main.js', import.meta.url).pathname;
+const main = new URL('../dist/cli/main.cjs', import.meta.url).pathname;
 
 /** A disk without a zero in it, since zeros are not sent. */
 async function makeImage() {

@@ -7,17 +7,13 @@ import { maxLuksAreaBytes } from './format/luks.js';
 import { quote } from './format/text.js';
 import { CompressedSpace } from './io/compressed-space.js';
 import { DecodedClusters } from './io/decoded-clusters.js';
-import { legacyAesCipher } from './io/encryption/legacy-aes.js';
-import { unlockLuks } from './io/encryption/luks-unlock.js';
+import { cryptSectorSize, type SectorCipher } from './io/encryption/crypt-sector.js';
 import { requireSecret } from './io/encryption/secret.js';
-import { cryptSectorSize, type SectorCipher } from './io/encryption/sector-cipher.js';
 import type { DataCipher, GuestImage } from './io/guest-image.js';
 import { RangeLock } from './io/range-lock.js';
 import { RawDisk } from './io/raw-disk.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
-import { knownReferences } from './operations/known-references.js';
-import { repairDirtyImage } from './operations/repair.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
 import { identityOf, openSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
@@ -175,7 +171,9 @@ async function assemble(
 /** Does what the format demands before the first write to an image. */
 async function prepareForWriting(image: Image): Promise<void> {
   await image.clearUnknownAutoclear();
-  if (hasFeature(image.header, 'dirty')) await repairDirtyImage(image);
+  if (!hasFeature(image.header, 'dirty')) return;
+  const { repairDirtyImage } = await import('./operations/repair.js');
+  await repairDirtyImage(image);
 }
 
 const alreadyOpen = (disk: Disk | null): OpenedBelow | null => (disk === null ? null : { disk, below: null });
@@ -190,7 +188,10 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
     compressedSpace: new CompressedSpace(image),
     backing,
     cipher,
-    bitmaps: new DirtyBitmaps(image, knownReferences),
+    bitmaps: new DirtyBitmaps(image, async () => {
+      const { knownReferences } = await import('./operations/known-references.js');
+      return knownReferences(image);
+    }),
   };
 }
 
@@ -360,7 +361,11 @@ async function openCipher(
   if (header.cryptMethod === 'none') return null;
   const sectors = header.cryptMethod === 'luks' ? 'host' : 'guest';
   if (secret === undefined) return lockedData(sectors);
-  if (header.cryptMethod === 'aes') return { cipher: legacyAesCipher(secret), sectors };
+  if (header.cryptMethod === 'aes') {
+    const { legacyAesCipher } = await import('./io/encryption/legacy-aes.js');
+    return { cipher: legacyAesCipher(secret), sectors };
+  }
+  const { unlockLuks } = await import('./io/encryption/luks-unlock.js');
   return { cipher: (await unlockLuks(await readLuksArea(storage, header), secret)).cipher, sectors };
 }
 

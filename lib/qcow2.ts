@@ -1,4 +1,4 @@
-/** open() and class Qcow2: wires the parts together and owns their lifetime. */
+/** open() and class Qcow2: wires the parts together and owns their lifetime. What does whole jobs is loaded when one is asked for. */
 import type { Readable } from 'node:stream';
 import { debuglog } from 'node:util';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
@@ -15,19 +15,16 @@ import type { CacheStats, DiskStats } from './io/statistics.js';
 import type { TableCache } from './metadata/table-cache.js';
 import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
-import { amendImage, type AmendOptions } from './operations/amend.js';
-import { addKey, removeKey, type AddKeyOptions, type RemoveKeyOptions } from './operations/amend-keys.js';
+import type { AmendOptions } from './operations/amend.js';
+import type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
 import type { CheckOptions, CheckReport } from './operations/check-report.js';
-import { commitDown, type CommitOptions } from './operations/commit.js';
-import { compactGuest } from './operations/compact.js';
+import type { CommitOptions } from './operations/commit.js';
 import type { CompactOptions, CompactReport } from './operations/compact-job.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
-import { openNewBacking } from './operations/new-backing.js';
-import { checkBackingName, rebaseImage, type BackingName, type RebaseOptions } from './operations/rebase.js';
-import { checkGuest, rebuildGuestRefcounts } from './operations/repair.js';
-import { resizeGuest, type ResizeOptions } from './operations/resize.js';
+import type { BackingName, RebaseOptions } from './operations/rebase.js';
+import type { ResizeOptions } from './operations/resize.js';
 import { Snapshots } from './operations/snapshots.js';
 import type { ImageFormat, OpenOptions, Source } from './options.js';
 
@@ -201,7 +198,10 @@ export class Qcow2 implements WritableDisk {
    * memoryLimit does not suffice; the signal's reason
    */
   check(options: CheckOptions = {}): Promise<CheckReport> {
-    const job = (): Promise<CheckReport> => checkGuest(this.#guest, options);
+    const job = async (): Promise<CheckReport> => {
+      const { checkGuest } = await import('./operations/repair.js');
+      return checkGuest(this.#guest, options);
+    };
     // Bitmaps and snapshots change under no lock of guest ranges.
     return this.#guest.image.writable ? this.#requests.alone(job) : this.#requests.during(job);
   }
@@ -213,6 +213,7 @@ export class Qcow2 implements WritableDisk {
    */
   rebuildRefcounts(options: Omit<CheckOptions, 'repair' | 'maxFindings'> = {}): Promise<void> {
     return this.#requests.alone(async () => {
+      const { rebuildGuestRefcounts } = await import('./operations/repair.js');
       await rebuildGuestRefcounts(this.#guest, options);
     });
   }
@@ -226,6 +227,7 @@ export class Qcow2 implements WritableDisk {
     // Nothing may be written while it is looked whether data would be lost, nor while the file's end moves.
     await this.#requests.alone(async () => {
       assertWritable(this.#guest);
+      const { resizeGuest } = await import('./operations/resize.js');
       await resizeGuest(this.#guest, bytes, options);
     });
   }
@@ -241,6 +243,7 @@ export class Qcow2 implements WritableDisk {
   commit(options: CommitOptions = {}): Promise<void> {
     return this.#requests.rewrite(async () => {
       this.snapshots.refuseWhileOpen('a commit');
+      const { commitDown } = await import('./operations/commit.js');
       await commitDown(this, this.#layers(), options, openBelow);
     });
   }
@@ -262,7 +265,9 @@ export class Qcow2 implements WritableDisk {
       else assertChangeable(this.#guest.image);
       const { image } = this.#guest;
       image.committer.assertSound();
+      const { checkBackingName, rebaseImage } = await import('./operations/rebase.js');
       checkBackingName(image, to, options);
+      const { openNewBacking } = await import('./operations/new-backing.js');
       const backing = to === null ? null : await openNewBacking(this.#opened, to, isSafe, chain);
       try {
         await rebaseImage(this.#opened, to, backing, options);
@@ -284,6 +289,7 @@ export class Qcow2 implements WritableDisk {
       if (options.size === undefined && options.version !== 2) assertChangeable(this.#guest.image);
       else assertWritable(this.#guest);
       this.#guest.image.committer.assertSound();
+      const { amendImage } = await import('./operations/amend.js');
       await amendImage(this.#guest, options, this.#opened.options.cacheBytes ?? defaultCacheBytes);
     });
   }
@@ -302,6 +308,7 @@ export class Qcow2 implements WritableDisk {
       if (options.detectZeroes === true) assertWritable(this.#guest);
       else assertChangeable(this.#guest.image);
       this.#guest.image.committer.assertSound();
+      const { compactGuest } = await import('./operations/compact.js');
       return compactGuest(this.#guest, pause, options);
     });
   }
@@ -313,8 +320,9 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_CONFLICT` when the wanted one is
    */
   addKey(options: AddKeyOptions): Promise<number> {
-    return this.#requests.alone(() => {
+    return this.#requests.alone(async () => {
       assertChangeable(this.#guest.image);
+      const { addKey } = await import('./operations/amend-keys.js');
       return addKey(this.#guest.image, options);
     });
   }
@@ -325,8 +333,9 @@ export class Qcow2 implements WritableDisk {
    * `ERR_QCOW2_DATA_LOSS` for the last key unless forced
    */
   removeKey(options: RemoveKeyOptions): Promise<void> {
-    return this.#requests.alone(() => {
+    return this.#requests.alone(async () => {
       assertChangeable(this.#guest.image);
+      const { removeKey } = await import('./operations/amend-keys.js');
       return removeKey(this.#guest.image, options);
     });
   }

@@ -4,10 +4,12 @@ import { basename } from 'node:path';
 import { Descriptor } from './output.js';
 import { runProgram } from './program.js';
 
-const name = basename(process.argv[1] ?? '').replace(/\.(js|exe)$/, '');
+const name = basename(process.argv[1] ?? '').replace(/\.(c?js|exe)$/, '');
 
-process.exitCode = await runProgram(process.argv.slice(2), {
+void runProgram(process.argv.slice(2), {
   program: name === 'qemu-img' ? 'qemu-img' : 'qcow2',
   stdout: new Descriptor(1),
   stderr: new Descriptor(2),
+}).then((exitCode) => {
+  process.exitCode = exitCode;
 });

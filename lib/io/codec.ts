@@ -1,12 +1,9 @@
-/** Compressing clusters with the addon's codecs, or with node:zlib where it was built without them. */
+/** Compressing clusters with the addon's codecs, or with node:zlib, loaded then, where it was built without them. */
 import { promisify } from 'node:util';
-import * as zlib from 'node:zlib';
+import type { ZlibOptions } from 'node:zlib';
 import { Qcow2Error } from '../errors.js';
 import type { CompressionType } from '../format/header-fields.js';
 import { Codec, DecodeResult, native } from '../native.js';
-
-const deflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.deflateRaw);
-const inflateRaw = promisify<Uint8Array, zlib.ZlibOptions, Buffer>(zlib.inflateRaw);
 
 /** What each compression type is to the addon, and the level used when none is asked for. */
 export const codecs = {
@@ -31,6 +28,8 @@ export async function decodeCluster(
 }
 
 async function inflateWithNode(input: Uint8Array, output: Uint8Array): Promise<DecodeResult> {
+  const zlib = await import('node:zlib');
+  const inflateRaw = promisify<Uint8Array, ZlibOptions, Buffer>(zlib.inflateRaw);
   const decoded = await inflateRaw(input, { maxOutputLength: output.length }).catch(() => null);
   if (decoded === null) return DecodeResult.damaged;
   output.set(decoded);
@@ -70,6 +69,8 @@ async function compressWithNode(
   clusterSize: number,
 ): Promise<(Uint8Array | null)[]> {
   if (type !== 'zlib') throw missingCodec(type);
+  const zlib = await import('node:zlib');
+  const deflateRaw = promisify<Uint8Array, ZlibOptions, Buffer>(zlib.deflateRaw);
   const streams: (Uint8Array | null)[] = [];
   for (let at = 0; at < clusters.length; at += clusterSize) {
     const stream = await deflateRaw(clusters.subarray(at, at + clusterSize), {

@@ -1,5 +1,5 @@
 /** What every disk can answer from its extents and reads: where data is, and its bytes as a stream. */
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { ByteRange, Disk, ExtentType, Op } from '../disk.js';
 import { outOfRange } from '../errors.js';
 import { toBytes } from '../format/units.js';
@@ -58,7 +58,10 @@ async function firstOf(
 /** {@link Disk.createReadStream} by reads, one ahead of the consumer. */
 export function createReadStream(disk: Disk, query: ByteRange & Op = {}): Readable {
   const { start, end } = queryRange(disk.size, query);
-  return Readable.from(chunks(disk, start, end, query), { objectMode: false, highWaterMark: streamChunk });
+  // Loaded when it is needed: a short program would wait for it in vain.
+  return process
+    .getBuiltinModule('node:stream')
+    .Readable.from(chunks(disk, start, end, query), { objectMode: false, highWaterMark: streamChunk });
 }
 
 async function* chunks(disk: Disk, start: number, end: number, { signal }: Op): AsyncGenerator<Uint8Array> {

@@ -4,7 +4,7 @@ import type { DirtyBitmaps } from '../metadata/dirty-bitmaps.js';
 import type { Image } from '../metadata/image.js';
 import type { CompressedSpace } from './compressed-space.js';
 import type { DecodedClusters } from './decoded-clusters.js';
-import type { SectorCipher } from './encryption/sector-cipher.js';
+import type { SectorCipher } from './encryption/crypt-sector.js';
 import type { RangeLock } from './range-lock.js';
 
 /** Encryption of guest data, and what the sector number that goes into it counts. */

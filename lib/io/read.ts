@@ -12,7 +12,7 @@ import { invalidRun, misplacedRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
 import { readUpTo } from '../storage/storage.js';
-import { cryptSectorSize } from './encryption/sector-cipher.js';
+import { cryptSectorSize } from './encryption/crypt-sector.js';
 import type { GuestImage } from './guest-image.js';
 
 /** Longer reads are better off on the thread pool, beside others. */

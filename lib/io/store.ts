@@ -1,7 +1,7 @@
 /** Puts guest bytes into their place in the file, encrypted where the image is. */
 import { alignUp, type GuestOffset, type HostOffset } from '../format/units.js';
 import { writeAll } from '../storage/storage.js';
-import { cryptSectorSize } from './encryption/sector-cipher.js';
+import { cryptSectorSize } from './encryption/crypt-sector.js';
 import type { GuestImage } from './guest-image.js';
 
 /**

@@ -7,7 +7,7 @@
  */
 import { Qcow2Error } from '../errors.js';
 import { hostCluster } from '../format/units.js';
-import { cryptSectorSize } from '../io/encryption/sector-cipher.js';
+import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import type { Pause } from '../io/gate.js';
 import type { GuestImage } from '../io/guest-image.js';
 import type { Image } from '../metadata/image.js';

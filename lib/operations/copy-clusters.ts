@@ -1,5 +1,5 @@
 /** Copying host clusters within an image file: neighbours together, and encrypted data made what it must be at its new place. */
-import { cryptSectorSize } from '../io/encryption/sector-cipher.js';
+import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { settleAll } from '../storage/settle.js';
 import { readPadded } from '../storage/storage.js';

@@ -4,7 +4,6 @@ import { hasFeature } from '../format/features.js';
 import type { Header } from '../format/header.js';
 import { parseLuksHeader } from '../format/luks.js';
 import type { SnapshotEntry } from '../format/snapshot-table.js';
-import { cipherOfHeader } from '../io/encryption/algorithms.js';
 import { readBitmapDirectory } from '../metadata/bitmap-directory-io.js';
 import type { Image } from '../metadata/image.js';
 import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
@@ -74,6 +73,7 @@ async function encryptionInfo(
   if (header.cryptMethod === 'none') return null;
   if (header.cryptMethod === 'aes') return { format: 'aes' };
   const luks = parseLuksHeader(await readLuksArea(storage, header));
+  const { cipherOfHeader } = await import('../io/encryption/algorithms.js');
   const spec = cipherOfHeader(luks);
   return {
     format: 'luks',

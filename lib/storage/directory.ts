@@ -1,9 +1,8 @@
 /** Makes the name of a new file durable: a flush of the file keeps its bytes, not its entry in the directory. */
 import fs from 'node:fs';
-import { realpath } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { complete } from './fd-io.js';
-import { closeFd, openFd } from './file-kind.js';
+import { closeFd, openFd, realpath } from './file-kind.js';
 
 /**
  * The name is gone (ENOENT), the directory may be used but not read (EACCES, EPERM), or its file system cannot sync

@@ -1,6 +1,5 @@
 /** Opens a path without ever waiting for it, and tells what is behind a descriptor: only files and block devices will do. */
 import fs from 'node:fs';
-import { stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { Qcow2Error } from '../errors.js';
 import { readFully } from './fd-io.js';
@@ -9,9 +8,12 @@ const { O_CREAT, O_RDONLY, O_RDWR } = fs.constants;
 /** Opening a FIFO without it waits for the other end, perhaps for ever. Absent on Windows. */
 const O_NONBLOCK = (fs.constants.O_NONBLOCK as number | undefined) ?? 0;
 
+// Without node:fs/promises, which brings much along that a short program waits for.
 export const openFd = promisify(fs.open);
 export const closeFd = promisify(fs.close);
 export const fstat = promisify(fs.fstat);
+export const stat = promisify(fs.stat);
+export const realpath = promisify(fs.realpath.native);
 
 /** `r`: read-only; `r+`: read and write what is there; `create`: make the file where there is none. */
 export type FileMode = 'r' | 'r+' | 'create';

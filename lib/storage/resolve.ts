@@ -1,9 +1,9 @@
 /** Decides what may be opened because an image names it: its backing file or its external data file. */
-import { realpath, stat } from 'node:fs/promises';
 import { dirname, isAbsolute, resolve as resolvePath } from 'node:path';
 import { Qcow2Error } from '../errors.js';
 import { quote } from '../format/text.js';
 import type { Reference, ResolvePolicy, Source } from '../options.js';
+import { realpath, stat } from './file-kind.js';
 
 /** A colon makes what is before it a protocol for QEMU, unless there is a slash in front: `./a:b` is a file name. */
 const protocol = /^[^/]*:/;

@@ -6,7 +6,7 @@
 import { Qcow2Error } from '../errors.js';
 import { readL1Entry, tableLength, tableView } from '../format/table-entry.js';
 import { alignUp, guestOffset, hostOffset } from '../format/units.js';
-import { cryptSectorSize } from '../io/encryption/sector-cipher.js';
+import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import { decodeClusterOrFail } from '../io/decoded-clusters.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { checkPlace } from '../io/read.js';

@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import type { Sink } from '../../lib/cli/output.js';
 import { runProgram } from '../../lib/cli/program.js';
 
-export const mainScript = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url));
+export const mainScript = fileURLToPath(new URL('../../dist/cli/main.cjs', import.meta.url));
 
 export interface Outcome {
   code: number | null;

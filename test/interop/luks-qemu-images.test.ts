@@ -4,7 +4,7 @@ import { describe, expect, it } from 'vitest';
 import type { LuksHeader } from '../../lib/format/luks.js';
 import { cipherOfHeader } from '../../lib/io/encryption/algorithms.js';
 import { legacyAesCipher } from '../../lib/io/encryption/legacy-aes.js';
-import type { SectorCipher } from '../../lib/io/encryption/sector-cipher.js';
+import type { SectorCipher } from '../../lib/io/encryption/crypt-sector.js';
 import { unlockLuks } from '../../lib/io/encryption/luks-unlock.js';
 import {
   hostOffsetOf,

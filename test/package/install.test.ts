@@ -61,7 +61,7 @@ describe('the tarball', () => {
     expect(
       packed.files.filter((path) => /test|fuzz|\.js\.map$|\.log$/.test(path.split('/').at(-1) ?? '')),
     ).toEqual([]);
-    for (const needed of ['dist/index.js', 'dist/index.d.ts', 'dist/cli/main.js', 'LICENSE', prebuild])
+    for (const needed of ['dist/index.js', 'dist/index.d.ts', 'dist/cli/main.cjs', 'LICENSE', prebuild])
       expect(packed.files).toContain(needed);
   });
 

@@ -1,5 +1,6 @@
 /** The encryption of crypt_method 1: AES-128 in CBC mode, the password itself being the key. */
-import { createSectorCipher, type SectorCipher } from './sector-cipher.js';
+import type { SectorCipher } from './crypt-sector.js';
+import { createSectorCipher } from './sector-cipher.js';
 import { requireSecret, secretBytes, type Secret } from './secret.js';
 
 /** Bytes of the key; a longer password is cut, a shorter one filled up with zeros. */

@@ -2,10 +2,11 @@
 import { outOfRange, Qcow2Error } from '../../errors.js';
 import { parseLuksHeader, type LuksHeader } from '../../format/luks.js';
 import { cipherOfHeader, hashNamed } from './algorithms.js';
+import type { SectorCipher } from './crypt-sector.js';
 import { maxIterations as mostIterations } from './key-derivation.js';
 import { openSlot } from './luks-slot.js';
 import { requireSecret, withSecret, type Secret } from './secret.js';
-import { createSectorCipher, type SectorCipher } from './sector-cipher.js';
+import { createSectorCipher } from './sector-cipher.js';
 
 /** About half a minute on a current machine; QEMU asks for some nine million in an image it creates on one. */
 const defaultIterationBudget = 100_000_000;

@@ -3,25 +3,11 @@ import { createCipheriv, createDecipheriv, createSecretKey } from 'node:crypto';
 import { invalidArgValue, outOfRange } from '../../errors.js';
 import { native } from '../../native.js';
 import { masterKeySize, type CipherSpec } from './algorithms.js';
+import { cryptSectorSize, type SectorCipher } from './crypt-sector.js';
 import { ivGenerator, ivSize, type IvGenerator } from './sector-iv.js';
 
-/** Unit of encryption in every encrypted image, bytes. */
-export const cryptSectorSize = 512;
 /** Sectors worked on at once: data, masks and OpenSSL's output together stay in a core's cache. */
 const chunkSectors = 256;
-
-/** Works on whole sectors, synchronously, at about a gigabyte a second; hand it at most a megabyte between turns. */
-export interface SectorCipher {
-  readonly sectorSize: typeof cryptSectorSize;
-  /**
-   * Decrypts `buffer` in place.
-   * @param buffer a multiple of 512 bytes
-   * @param firstSector number of its first sector: for LUKS the host offset / 512, for legacy AES the guest offset / 512
-   */
-  decrypt(buffer: Uint8Array, firstSector: number): void;
-  /** Encrypts `buffer` in place; the arguments are those of {@link decrypt}. */
-  encrypt(buffer: Uint8Array, firstSector: number): void;
-}
 
 /** Changes at most {@link chunkSectors} sectors in place. */
 type ChunkTransform = (chunk: Uint8Array, firstSector: number) => void;

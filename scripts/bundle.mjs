@@ -1,0 +1,59 @@
+// Bundles lib/ into dist/: loading a hundred small modules takes longer than most commands run.
+import { fileURLToPath } from 'node:url';
+import { rolldown } from 'rolldown';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+const dist = fileURLToPath(new URL('../dist', import.meta.url));
+
+/** What package.json exports, and the addon's functions for the benchmarks. */
+const library = {
+  index: 'lib/index.ts',
+  native: 'lib/native.ts',
+  'nbd/index': 'lib/nbd/index.ts',
+  'storage/http': 'lib/storage/http.ts',
+  'storage/s3': 'lib/storage/s3.ts',
+  'xen-orchestra': 'lib/xen-orchestra.ts',
+};
+
+async function bundle(input, output) {
+  const build = await rolldown({
+    cwd: root,
+    input,
+    platform: 'node',
+    external: /^[^./]/,
+    resolve: { extensionAlias: { '.js': ['.ts'] } },
+    transform: { target: 'node20.19' },
+    // Modules only define things, so what is asked for nowhere is left out.
+    treeshake: { moduleSideEffects: false },
+    // Some commands need more of the library at once than others.
+    checks: { ineffectiveDynamicImport: false },
+  });
+  // Names stay as they are, so that stack traces can be read without source maps.
+  await build.write({ dir: dist, minify: false, comments: false, ...output });
+  await build.close();
+}
+
+await bundle(library, {
+  format: 'esm',
+  entryFileNames: '[name].js',
+  chunkFileNames: 'chunks/[name]-[hash].js',
+});
+
+// The program, in CommonJS, which Node starts faster. What many commands need is in two files, all else in a file of its own
+// that is loaded when a command asks for it.
+const commands = 10;
+await bundle(
+  { main: 'lib/cli/main.ts' },
+  {
+    format: 'cjs',
+    dir: `${dist}/cli`,
+    entryFileNames: '[name].cjs',
+    chunkFileNames: '[name]-[hash].cjs',
+    codeSplitting: {
+      groups: [
+        { name: 'library', test: /lib.(?!cli)/, minShareCount: 2 * commands },
+        { name: 'commands', test: /lib.cli/, minShareCount: commands },
+      ],
+    },
+  },
+);
