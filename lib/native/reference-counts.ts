@@ -11,6 +11,8 @@ export interface L2Summary {
   readonly zero: number;
   /** Problems found; more than were written when there was no room. */
   readonly problems: number;
+  /** Entries whose COPIED flag is wrong if no cluster is shared ({@link ReferenceCounts.isShared}). */
+  readonly wrongIfUnshared: number;
 }
 
 /** Numbers per problem: index of the table (in its batch), index of the entry, an `InvalidEntry`, host offset. */
@@ -21,7 +23,7 @@ export const mismatchStride = 4;
 export const copiedStride = 2;
 
 /**
- * How often each host cluster is referenced: what check and rebuild count from an image's tables. Counters of 8 to 64
+ * How often each host cluster is referenced: what check and rebuild count from an image's tables. Counters of 2 to 64
  * bits, allocated in pages of 65536 clusters when one of them is first counted. Whatever would pass the byte limit fails
  * with an Error `ERR_QCOW2_LIMIT`; the counts are of no use after that. While {@link addL2Tables} is under way every
  * other method throws an Error `ERR_INVALID_STATE`.
@@ -60,6 +62,8 @@ export interface ReferenceCounts {
   countUsed(first: number, end: number): number;
   /** One past the last referenced cluster; 0 when none is. */
   usedEnd(): number;
+  /** Whether some cluster was counted more than once. */
+  isShared(): boolean;
   /**
    * Compares a whole refcount block from index `first` on; index 0 is for cluster `firstCluster`. Writes runs of
    * mismatches ({@link mismatchStride}) to `out`. Returns the number of runs; when `out` is full, go on behind the last.

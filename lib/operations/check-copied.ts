@@ -13,8 +13,15 @@ const copiedByte = 0;
 const copiedBit = 0x80;
 const maxMismatches = 1024;
 
-/** Reports the wrong flags; a table that several L1 entries share counts for each. Returns their number. */
-export async function reportCopied(context: CheckContext, refcounts: ReferenceCounts): Promise<number> {
+/**
+ * Reports the wrong flags; a table that several L1 entries share counts for each. Returns their number.
+ * @param l2FlagsAreRight whether those of the L2 tables need no second look
+ */
+export async function reportCopied(
+  context: CheckContext,
+  refcounts: ReferenceCounts,
+  l2FlagsAreRight: boolean,
+): Promise<number> {
   const { findings, activeTables } = context;
   let wrong = 0;
   const report = (where: string, right: boolean, times: number): void => {
@@ -35,6 +42,7 @@ export async function reportCopied(context: CheckContext, refcounts: ReferenceCo
   };
   for (const [index, right] of wrongL1Flags(context, refcounts))
     report(`entry ${index} of ${activeL1}`, right, 1);
+  if (l2FlagsAreRight) return wrong;
   await wrongL2Flags(context, refcounts, (_table, offset, entries) => {
     for (const [index, right] of entries) {
       report(`entry ${index} of the L2 table at ${hex(offset)}`, right, activeTables.timesOf(offset));

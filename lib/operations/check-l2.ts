@@ -11,6 +11,8 @@ export interface DiskStatistics {
   allocated: number;
   compressed: number;
   fragmented: number;
+  /** Entries whose COPIED flag is wrong if no cluster is shared. */
+  wrongIfUnshared: number;
 }
 
 const kinds: Partial<Record<InvalidEntry, FindingKind>> = {
@@ -23,7 +25,7 @@ const kinds: Partial<Record<InvalidEntry, FindingKind>> = {
 export async function countL2Tables(context: CheckContext): Promise<DiskStatistics> {
   const { activeTables, snapshotTables } = context;
   const inActive = activeTables.offsets;
-  const active: DiskStatistics = { allocated: 0, compressed: 0, fragmented: 0 };
+  const active: DiskStatistics = { allocated: 0, compressed: 0, fragmented: 0, wrongIfUnshared: 0 };
   await countTables(
     context,
     inActive,
@@ -65,6 +67,7 @@ async function countTables(
     statistics.allocated += summary.allocated + summary.compressed;
     statistics.compressed += summary.compressed;
     statistics.fragmented += summary.fragmented + summary.compressed;
+    statistics.wrongIfUnshared += summary.wrongIfUnshared;
   }
 }
 

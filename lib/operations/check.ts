@@ -34,7 +34,8 @@ export async function examine(
   const refcounts = await reportRefcounts(context);
   const asCounted = refcounts.low + refcounts.high + refcounts.unreadable === 0;
   const stored = asCounted ? context.counts : await storedRefcounts(context);
-  const copied = await reportCopied(context, stored);
+  const unshared = asCounted && !context.counts.isShared();
+  const copied = await reportCopied(context, stored, unshared && statistics.wrongIfUnshared === 0);
   reportOverlaps(context, stored);
   return { context, refcounts, statistics, copied };
 }

@@ -167,6 +167,13 @@ napi_value next(napi_env env, napi_callback_info info) noexcept {
   return number(env, safeNumber(((*handle->counts).*search)(first, end)));
 }
 
+napi_value isShared(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  return boolean(env, handle->counts->isShared());
+}
+
 napi_value usedEnd(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const auto handle = takeSelf(args);
@@ -240,6 +247,7 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"nextFree", next<&ReferenceCounts::nextFree>},
       {"countUsed", next<&ReferenceCounts::countUsed>},
       {"usedEnd", usedEnd},
+      {"isShared", isShared},
       {"compareBlock", compare},
       {"fillBlock", fill},
       {"copiedMismatches", copied},

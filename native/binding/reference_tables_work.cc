@@ -36,7 +36,7 @@ napi_value summaryObject(napi_env env, const L2Summary& summary) {
   } fields[] = {
       {"allocated", summary.allocated},   {"fragmented", summary.fragmented},
       {"compressed", summary.compressed}, {"zero", summary.zero},
-      {"problems", summary.problems},
+      {"problems", summary.problems},     {"wrongIfUnshared", summary.wrongIfUnshared},
   };
   napi_value object;
   if (napi_create_object(env, &object) != napi_ok) return nullptr;

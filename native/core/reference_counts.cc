@@ -2,6 +2,7 @@
 #include "core/reference_counts.h"
 
 #include <algorithm>
+#include <cstring>
 #include <new>
 #include <utility>
 
@@ -56,9 +57,40 @@ bool ReferenceCounts::addSlowly(Page& page, size_t index, uint64_t times) {
   // Counts that no image can reach stay at the largest one.
   const uint64_t sum = times > ~uint64_t{0} - before ? ~uint64_t{0} : before + times;
   unsigned char order = std::max(page.order, kNarrowest);
+  if (sum > maxRefcount(order)) order = std::max(order, kNextNarrowest);
   while (sum > maxRefcount(order)) ++order;
   if (order != page.order && !widen(page, order)) return false;
   refcountSet({page.counts.get(), pageBytes(order)}, order, index, 1, sum);
+  shared_ = shared_ || sum > 1;
+  return true;
+}
+
+// Counts clusters from `first` on, below `end`, that were not counted before, in whole words of two-bit
+// counters. Returns how many.
+uint64_t ReferenceCounts::addWords(uint64_t first, uint64_t end, uint64_t times) {
+  Page& page = pages_[first >> kPageBits];
+  const uint64_t index = first & (kPageClusters - 1);
+  if (page.order != kNarrowest || index % kWordClusters != 0 || times > kNarrowMax) return 0;
+  const uint64_t words = std::min(kPageClusters - index, end - first) / kWordClusters;
+  unsigned char* const at = page.counts.get() + (index >> 2);
+  uint64_t done = 0;
+  while (done < words && loadWord(at + done * 8) == 0) {
+    std::memset(at + done * 8, static_cast<unsigned char>(times * 0x55), 8);
+    ++done;
+  }
+  shared_ = shared_ || (done > 0 && times > 1);
+  return done * kWordClusters;
+}
+
+bool ReferenceCounts::addRun(uint64_t first, uint64_t count, uint64_t times) {
+  const uint64_t end = first + count;
+  for (uint64_t at = first; at < end;) {
+    at += addWords(at, end, times);
+    const uint64_t stop = std::min(end, (at / kWordClusters + 1) * kWordClusters);
+    for (; at < stop; ++at) {
+      if (!add(at, times)) return false;
+    }
+  }
   return true;
 }
 
@@ -106,9 +138,8 @@ uint64_t ReferenceCounts::countUsed(uint64_t first, uint64_t end) const {
     const uint64_t pageEnd = std::min(stop, base + kPageClusters);
     const Page& page = pages_[at >> kPageBits];
     if (page.order != kAbsent) {
-      for (uint64_t cluster = at; cluster < pageEnd; ++cluster) {
-        used += refcountGet(view(page), page.order, static_cast<size_t>(cluster - base)) != 0;
-      }
+      used += refcountCountUsed(view(page), page.order, static_cast<size_t>(at - base),
+                                static_cast<size_t>(pageEnd - base));
     }
     at = pageEnd;
   }

@@ -3,6 +3,7 @@
 #include "core/reference_tables.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/refcount.h"
 
@@ -62,26 +63,66 @@ uint64_t plainHost(const L2Format& format, uint64_t descriptor) {
   return plain ? host : 0;
 }
 
+// How many entries from `index` on, the first of them data and nothing else, are that and lie one behind the
+// other below cluster `clusters`, with COPIED alike.
+size_t followingEntries(const L2Format& format, Bytes table, size_t index, uint64_t clusters) {
+  const uint64_t first = loadDescriptor(format, table, index);
+  const uint64_t most =
+      std::min(table.size() / 8 - index, clusters - ((first & kHostMask) >> format.clusterBits));
+  const unsigned char* const at = table.data() + index * 8;
+  size_t count = 1;
+  // The next offset is told from the last by a sum, as long as that does not reach the bits above offsets.
+  while (count < most && loadBig<uint64_t>(at + count * 8) == first + (uint64_t{count} << format.clusterBits))
+    ++count;
+  return count;
+}
+
+// Whether 32 refcounts of 16 bits are those of a word of counters.
+bool isWordOf(const unsigned char* stored, uint64_t word) {
+  constexpr uint64_t kOnes = 0x5555555555555555;
+  const uint64_t four = word == kOnes ? swapBig(uint64_t{0x0001000100010001}) : 0;
+  if (word == kOnes || word == 0) {
+    uint64_t difference = 0;
+    for (size_t at = 0; at < 64; at += 8) {
+      uint64_t value;
+      std::memcpy(&value, stored + at, sizeof value);
+      difference |= value ^ four;
+    }
+    return difference == 0;
+  }
+  unsigned difference = 0;
+  for (unsigned at = 0; at < ReferenceCounts::kWordClusters; ++at) {
+    difference |= loadBig<uint16_t>(stored + at * 2) ^ static_cast<unsigned>(word >> at * 2 & 3);
+  }
+  return difference == 0;
+}
+
 // How many refcounts of a block, from `index` on, surely agree with the counts; the next may agree, too.
 size_t agreeing(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t cluster, size_t index) {
-  if (order != 4) return 0;
-  const Bytes narrow = counts.narrowFrom(cluster);
-  const size_t limit = std::min(narrow.size(), block.size() / 2 - index);
-  const unsigned char* stored = block.data() + index * 2;
+  if (order != 4 || cluster % ReferenceCounts::kWordClusters != 0) return 0;
+  const Bytes words = counts.wordsFrom(cluster);
+  const size_t left = block.size() / 2 - index;
+  const size_t limit = std::min(words.size() / 8, left / ReferenceCounts::kWordClusters);
+  const unsigned char* const stored = block.data() + index * 2;
   size_t same = 0;
-  while (same < limit && loadBig<uint16_t>(stored + same * 2) == narrow[same]) ++same;
-  return same;
+  while (same < limit && isWordOf(stored + same * 64, ReferenceCounts::loadWord(words.data() + same * 8)))
+    ++same;
+  return same * ReferenceCounts::kWordClusters;
 }
 
 enum class Copied : uint8_t { clear, set, unknown };
 
-Copied expectedCopied(const ReferenceCounts& counts, const L2Format& format, const L2Entry& entry) {
+// `once`: whether the cluster of an entry that has one is referenced exactly once.
+Copied expectedCopied(const L2Entry& entry, bool once) {
   if (entry.kind == EntryKind::invalid) {
     return entry.reason == InvalidEntry::copiedWithoutHost ? Copied::clear : Copied::unknown;
   }
   if (entry.kind == EntryKind::compressed || !entry.hasHost) return Copied::clear;
-  const bool once = format.externalData || counts.get(entry.host >> format.clusterBits) == 1;
   return once ? Copied::set : Copied::clear;
+}
+
+bool isWrong(Copied expected, bool isCopied) {
+  return expected != Copied::unknown && (expected == Copied::set) != isCopied;
 }
 
 }  // namespace
@@ -93,25 +134,29 @@ Counted addRange(ReferenceCounts& counts, uint64_t host, uint64_t length, uint64
   const uint64_t last = (host + length - 1) >> counts.clusterBits();
   *pastEnd = last >= counts.clusters();
   const uint64_t end = std::min(last + 1, counts.clusters());
-  for (uint64_t cluster = first; cluster < end; ++cluster) {
-    if (!counts.add(cluster, times)) return Counted::limitPassed;
-  }
-  return Counted::all;
+  if (first >= end) return Counted::all;
+  return counts.addRun(first, end - first, times) ? Counted::all : Counted::limitPassed;
 }
 
 Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number,
                    uint64_t times, L2Summary& summary, Span<double> problems) {
   const size_t entries = table.size() / format.entrySize();
   uint64_t nextHost = 0;
+  L2Summary found;
   for (size_t index = 0; index < entries; ++index) {
     QCOW2_PREFETCH(counterAhead(counts, format, table, entries, index));
     const uint64_t descriptor = loadDescriptor(format, table, index);
     const uint64_t plain = plainHost(format, descriptor);
-    if (plain != 0 && (plain >> format.clusterBits) < counts.clusters()) {
-      if (!counts.add(plain >> format.clusterBits, times)) return Counted::limitPassed;
-      ++summary.allocated;
-      if (nextHost != 0 && plain != nextHost) ++summary.fragmented;
-      nextHost = plain + format.clusterSize();
+    const uint64_t cluster = plain >> format.clusterBits;
+    if (plain != 0 && cluster < counts.clusters()) {
+      const size_t run = followingEntries(format, table, index, counts.clusters());
+      if (!(run == 1 ? counts.add(cluster, times) : counts.addRun(cluster, run, times)))
+        return Counted::limitPassed;
+      found.allocated += run;
+      found.fragmented += nextHost != 0 && plain != nextHost;
+      found.wrongIfUnshared += (descriptor & kCopied) != 0 ? 0 : run;
+      nextHost = plain + (uint64_t{run} << format.clusterBits);
+      index += run - 1;
       continue;
     }
     const uint64_t bitmap = loadBitmap(format, table, index);
@@ -122,6 +167,8 @@ Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table,
         addRange(counts, entry.host, entry.hostLength, times, &pastEnd) == Counted::limitPassed) {
       return Counted::limitPassed;
     }
+    // What lies past the end is not referenced once, but cannot be.
+    summary.wrongIfUnshared += isWrong(expectedCopied(entry, !pastEnd), (descriptor & kCopied) != 0);
     if (entry.kind == EntryKind::invalid) {
       writeProblem(summary, problems, number, index, entry.reason, entry.host);
       continue;
@@ -129,6 +176,9 @@ Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table,
     if (pastEnd) writeProblem(summary, problems, number, index, InvalidEntry::pastEnd, entry.host);
     summarize(entry, nextHost, summary);
   }
+  summary.allocated += found.allocated;
+  summary.fragmented += found.fragmented;
+  summary.wrongIfUnshared += found.wrongIfUnshared;
   return Counted::all;
 }
 
@@ -187,9 +237,9 @@ size_t copiedMismatches(const ReferenceCounts& counts, const L2Format& format, B
     const uint64_t plain = plainHost(format, descriptor);
     if (plain != 0 && (counts.get(plain >> format.clusterBits) == 1) == isCopied) continue;
     const L2Entry entry = decodeL2Entry(format, descriptor, loadBitmap(format, table, index));
-    const Copied expected = expectedCopied(counts, format, entry);
-    const Copied stored = isCopied ? Copied::set : Copied::clear;
-    if (expected == Copied::unknown || expected == stored) continue;
+    const bool once = format.externalData || counts.get(entry.host >> format.clusterBits) == 1;
+    const Copied expected = expectedCopied(entry, once);
+    if (!isWrong(expected, isCopied)) continue;
     if (found == room) return found;
     const Span<double> slot = out.subspan(found++ * kCopiedStride, kCopiedStride);
     slot[0] = static_cast<double>(index);

@@ -18,6 +18,8 @@ struct L2Summary {
   // Clusters without host cluster that read as zeros, at least in part.
   uint64_t zero = 0;
   uint64_t problems = 0;
+  // Entries whose COPIED flag is wrong if no cluster is shared.
+  uint64_t wrongIfUnshared = 0;
 };
 
 // Numbers per problem: table, index of the entry, reason (an InvalidEntry), host offset.

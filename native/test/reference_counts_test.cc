@@ -48,12 +48,30 @@ TEST(staysWithinItsLimit) {
   const auto counts = ReferenceCounts::create(1 << 20, 16, 200000);
   uint64_t pages = 0;
   while (pages < 16 && counts->add(pages << 16, 1)) ++pages;
-  CHECK_EQUAL(pages, 3);
+  CHECK_EQUAL(pages, 12);
   CHECK(counts->bytes() <= 200000);
   CHECK(!counts->add(0, 300));
   CHECK_EQUAL(counts->get(0), 1);
   CHECK(!counts->extend(uint64_t{1} << 40));
   CHECK(counts->add(0, 1));
+}
+
+// Whatever lies in the page before, a run adds as much to each of its clusters.
+TEST(countsRunsAsClusters) {
+  Random random(4);
+  for (int round = 0; round < 300; ++round) {
+    const auto counts = ReferenceCounts::create(70000, 16, kPlenty);
+    const auto wanted = ReferenceCounts::create(70000, 16, kPlenty);
+    for (int run = 0; run < 6; ++run) {
+      const uint64_t first = random.below(2) == 0 ? random.below(200) : 65400 + random.below(200);
+      const uint64_t length = 1 + random.below(400);
+      const uint64_t times = random.below(8) == 0 ? 300 : random.below(5);
+      CHECK(counts->addRun(first, length, times));
+      for (uint64_t at = first; at < first + length; ++at) CHECK(wanted->add(at, times));
+    }
+    for (uint64_t at = 0; at < 66100; ++at) CHECK_EQUAL(counts->get(at), wanted->get(at));
+    CHECK_EQUAL(counts->isShared(), wanted->isShared());
+  }
 }
 
 // What is counted from any bits can be written as 64-bit refcounts, and then compares equal.

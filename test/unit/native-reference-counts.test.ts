@@ -33,17 +33,32 @@ const rows = (out: Float64Array, count: number, stride: number): number[][] =>
   Array.from({ length: count }, (_, row) => [...out.subarray(row * stride, (row + 1) * stride)]);
 
 /** The bytes of the host file that an entry claims. */
-function claim(shape: Shape, { descriptor }: Entry): { host: bigint; length: bigint } {
+function claim(shape: Shape, { descriptor, bitmap }: Entry): { host: bigint; length: bigint } {
   if ((descriptor & compressedFlag) !== 0n) {
     const { offset } = compressedPart(shape, descriptor);
     const host = offset % 2n ** 56n;
     const sectors = ((descriptor % compressedFlag) >> BigInt(62 - (shape.clusterBits - 8))) + 1n;
-    return host === 0n && offset !== 0n
-      ? { host, length: 0n }
-      : { host, length: sectors * 512n - (host % 512n) };
+    const isInvalid = offset !== host || bitmap !== 0n;
+    return host === 0n && isInvalid ? { host, length: 0n } : { host, length: sectors * 512n - (host % 512n) };
   }
   const host = descriptor & (2n ** 56n - 512n);
   return { host, length: host === 0n ? 0n : BigInt(clusterSize(shape)) };
+}
+
+const isCopied = ({ descriptor }: Entry): boolean => (descriptor & copiedFlag) !== 0n;
+
+/**
+ * The COPIED flag that an entry must have; undefined where it says nothing.
+ * @param once whether its cluster is referenced exactly once
+ */
+function rightFlag(shape: Shape, entry: Entry, once: boolean): boolean | undefined {
+  const reason = fault(shape, entry);
+  if (reason === InvalidEntry.copiedWithoutHost) return false;
+  if (reason !== undefined) return undefined;
+  if ((entry.descriptor & compressedFlag) !== 0n) return false;
+  const hasPlace = (entry.descriptor & (2n ** 56n - 512n)) !== 0n;
+  if ((shape.flags & L2Flag.externalData) !== 0) return hasPlace || isCopied(entry);
+  return hasPlace && once;
 }
 
 interface Model {
@@ -72,6 +87,8 @@ function countTable(
       if (cluster >= BigInt(clusters)) pastEnd = true;
       else model.counts.set(Number(cluster), (model.counts.get(Number(cluster)) ?? 0) + times);
     }
+    const right = rightFlag(shape, entry, !pastEnd);
+    if (right !== undefined && right !== isCopied(entry)) model.summary.wrongIfUnshared++;
     if (reason !== undefined) model.problems.push([table, index, reason, Number(host)]);
     else if (pastEnd) model.problems.push([table, index, InvalidEntry.pastEnd, Number(host)]);
     if (reason !== undefined) return;
@@ -87,7 +104,7 @@ function countTable(
 
 const emptyModel = (): Model => ({
   counts: new Map(),
-  summary: { allocated: 0, fragmented: 0, compressed: 0, zero: 0, problems: 0 },
+  summary: { allocated: 0, fragmented: 0, compressed: 0, zero: 0, problems: 0, wrongIfUnshared: 0 },
   problems: [],
 });
 
@@ -100,6 +117,7 @@ function expectCounts(counts: ReferenceCounts, model: Model, clusters: number): 
   }
   expect(found).toEqual(used.map(([cluster]) => cluster));
   expect(counts.usedEnd()).toBe((found.at(-1) ?? -1) + 1);
+  expect(counts.isShared()).toBe(used.some(([, count]) => count > 1));
 }
 
 const cases = shapes.chain((shape) =>
@@ -154,6 +172,45 @@ describe('ReferenceCounts', () => {
         expectCounts(counts, model, clusters);
       }),
       { numRuns: 300 },
+    );
+  });
+
+  it('counts runs of neighbours as it counts clusters one by one, over words, pages and the end of the file', () => {
+    const clusters = 70_000;
+    const runs = fc.array(
+      fc.record({
+        first: fc.oneof(
+          fc.nat(200),
+          fc.integer({ min: 65_300, max: 65_600 }),
+          fc.integer({ min: 69_700, max: 70_100 }),
+        ),
+        length: fc.integer({ min: 1, max: 300 }),
+        copied: fc.boolean(),
+        times: fc.constantFrom(1, 1, 1, 2, 3, 4, 300),
+      }),
+      { maxLength: 8 },
+    );
+    fc.assert(
+      fc.property(runs, (tables) => {
+        const shape: Shape = { clusterBits: 16, flags: L2Flag.zeroFlag };
+        const counts = new native.ReferenceCounts(clusters, shape.clusterBits, plenty);
+        const total = emptyModel();
+        for (const { first, length, copied, times } of tables) {
+          const entries = Array.from({ length }, (_, i) => ({
+            // Cluster 0 is the header: an entry with that place has none.
+            descriptor: (BigInt(first + i + 1) << 16n) | (copied ? copiedFlag : 0n),
+            bitmap: 0n,
+          }));
+          const one: Model = { ...emptyModel(), counts: total.counts };
+          countTable(one, shape, entries, 0, times, clusters);
+          const problems = new Float64Array(problemStride * (entries.length + 1));
+          const summary = counts.addL2Table(encode(shape, entries), shape.flags, times, problems);
+          expect(summary).toEqual({ ...one.summary, problems: one.problems.length });
+          expect(rows(problems, summary.problems, problemStride)).toEqual(one.problems);
+        }
+        expectCounts(counts, total, clusters);
+      }),
+      { numRuns: 80 },
     );
   });
 
@@ -319,21 +376,14 @@ describe('ReferenceCounts against COPIED', () => {
           countTable(model, shape, entries, 0, times, clusters);
           counts.addL2Table(encode(shape, entries), shape.flags, times, none);
         }
-        const external = (shape.flags & L2Flag.externalData) !== 0;
-        const rightFlag = (entry: Entry): boolean | undefined => {
-          const reason = fault(shape, entry);
-          if (reason === InvalidEntry.copiedWithoutHost) return false;
-          if (reason !== undefined) return undefined;
-          if ((entry.descriptor & compressedFlag) !== 0n) return false;
-          const host = entry.descriptor & (2n ** 56n - 512n);
-          if (external) return host !== 0n || (entry.descriptor & copiedFlag) !== 0n;
-          return model.counts.get(Number(host / BigInt(clusterSize(shape)))) === 1 && host !== 0n;
+        const isOnce = ({ descriptor }: Entry): boolean => {
+          const host = descriptor & (2n ** 56n - 512n);
+          return model.counts.get(Number(host / BigInt(clusterSize(shape)))) === 1;
         };
         for (const [entries] of tables) {
           const expected = entries.flatMap((entry, index) => {
-            const right = rightFlag(entry);
-            const is = (entry.descriptor & copiedFlag) !== 0n;
-            return right === undefined || right === is ? [] : [[index, right ? 1 : 0]];
+            const right = rightFlag(shape, entry, isOnce(entry));
+            return right === undefined || right === isCopied(entry) ? [] : [[index, right ? 1 : 0]];
           });
           const out = new Float64Array(copiedStride * room);
           const found: number[][] = [];
