@@ -71,8 +71,11 @@ export interface Disk extends AsyncDisposable {
   read(buffer: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
   /** The runs of a range in order, merged, without gaps. */
   extents(query?: ExtentQuery): AsyncIterable<Extent>;
-  /** The same in lists, where there is a quicker way to very many of them. */
-  extentLists?(query?: ExtentQuery): AsyncIterable<readonly Extent[]>;
+  /**
+   * The same without an object for each, where there is a quicker way to very many of them: five numbers for each extent, its
+   * start, length, type (the place in {@link extentTypes}), depth, and host offset or -1.
+   */
+  extentRows?(query?: ExtentQuery): AsyncIterable<Float64Array>;
   /** The first position at or after `position` whose bytes are stored (not zero, not unallocated), or null. */
   nextData(position: number | bigint, op?: Op): Promise<number | null>;
   /** The first position at or after `position` that is zero or unallocated; the end of the disk counts as one. */

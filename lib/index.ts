@@ -16,7 +16,8 @@ export type {
 export { errorCodes, Qcow2Error, type Qcow2ErrorCode, type Qcow2ErrorDetails } from './errors.js';
 export type { Header } from './format/header.js';
 export { ConcatenatedDisk, DiskSlice, SalvagedDisk } from './io/derived-disk.js';
-export { extentLists } from './io/extents.js';
+export { extentTypes } from './io/extent-rows.js';
+export { extentRows } from './io/extents.js';
 export { RawDisk } from './io/raw-disk.js';
 export type { DiscardOptions, WriteOptions } from './io/requests.js';
 export type { ImageEvent, RequestEvent } from './io/channels.js';

@@ -7,6 +7,7 @@ import type { BitSetFunctions } from './native/bit-sets.js';
 import { describeLoadProblem } from './native/load-problem.js';
 import type { ByteFunctions } from './native/bytes.js';
 import type { CodecFunctions } from './native/codecs.js';
+import type { ExtentJsonFunctions } from './native/extent-json.js';
 import type { FileFunctions } from './native/files.js';
 import type { L2Functions } from './native/l2.js';
 import type { PictureFunctions } from './native/l2-picture.js';
@@ -17,6 +18,7 @@ import { packageRoot } from './package-root.js';
 
 export * from './native/bit-sets.js';
 export * from './native/codecs.js';
+export * from './native/extent-json.js';
 export * from './native/files.js';
 export * from './native/l2.js';
 export * from './native/reference-counts.js';
@@ -32,6 +34,7 @@ export interface NativeCore
     BitSetFunctions,
     ByteFunctions,
     CodecFunctions,
+    ExtentJsonFunctions,
     FileFunctions,
     L2Functions,
     PictureFunctions,

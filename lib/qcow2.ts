@@ -7,7 +7,7 @@ import { toBytes } from './format/units.js';
 import { assertChangeable, assertWritable } from './io/changeable.js';
 import { closeChannel, openChannel, type ImageEvent } from './io/channels.js';
 import { createReadStream, nextData, nextHole, queryRange } from './io/disk-queries.js';
-import { guestExtentLists, guestExtents } from './io/extents.js';
+import { guestExtentRows, guestExtents } from './io/extents.js';
 import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
 import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.js';
@@ -167,10 +167,10 @@ export class Qcow2 implements WritableDisk {
     return guestExtents(this.#guest, start, end, query);
   }
 
-  extentLists(query: ExtentQuery = {}): AsyncGenerator<Extent[]> {
+  extentRows(query: ExtentQuery = {}): AsyncGenerator<Float64Array> {
     this.#requests.assertOpen();
     const { start, end } = queryRange(this.size, query);
-    return guestExtentLists(this.#guest, start, end, query);
+    return guestExtentRows(this.#guest, start, end, query);
   }
 
   nextData(position: number | bigint, op?: Op): Promise<number | null> {

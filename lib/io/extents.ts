@@ -1,18 +1,20 @@
 /** What a disk is made of, run by run. */
-import type { Disk, Extent, ExtentQuery, ExtentType } from '../disk.js';
+import type { Disk, Extent, ExtentQuery } from '../disk.js';
 import { guestOffset } from '../format/units.js';
-import { invalidRun, type Run } from '../metadata/run.js';
+import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
+import { ExtentColumn, ExtentTypeIndex, extentsOf, extentStride, MergedRows, rowOf } from './extent-rows.js';
 import type { GuestImage } from './guest-image.js';
 
-const typeOf: Record<RunKind, ExtentType | undefined> = {
-  [RunKind.unallocated]: 'unallocated',
-  [RunKind.unallocatedInCluster]: 'unallocated',
-  [RunKind.zero]: 'zero',
-  [RunKind.zeroAllocated]: 'zero',
-  [RunKind.data]: 'data',
-  [RunKind.compressed]: 'compressed',
-  [RunKind.invalid]: undefined,
+/** The type of each kind of run; invalid ones have none. */
+const typeOf: Record<RunKind, number> = {
+  [RunKind.unallocated]: ExtentTypeIndex.unallocated,
+  [RunKind.unallocatedInCluster]: ExtentTypeIndex.unallocated,
+  [RunKind.zero]: ExtentTypeIndex.zero,
+  [RunKind.zeroAllocated]: ExtentTypeIndex.zero,
+  [RunKind.data]: ExtentTypeIndex.data,
+  [RunKind.compressed]: ExtentTypeIndex.compressed,
+  [RunKind.invalid]: -1,
 };
 
 /** The extents of guest bytes [start, end), merged, through the backing chain unless `layers` is `self`. */
@@ -22,19 +24,17 @@ export async function* guestExtents(
   end: number,
   query: Pick<ExtentQuery, 'layers' | 'signal'>,
 ): AsyncGenerator<Extent> {
-  for await (const list of guestExtentLists(guest, start, end, query)) {
-    for (const extent of list) yield extent;
-  }
+  for await (const rows of guestExtentRows(guest, start, end, query)) yield* extentsOf(rows);
 }
 
-/** The same in lists, each of what one look at a table has told. */
-export async function* guestExtentLists(
+/** The same as rows (`extent-rows.ts`), as many at a time as one look at a table has told. */
+export async function* guestExtentRows(
   guest: GuestImage,
   start: number,
   end: number,
   { layers = 'all', signal }: Pick<ExtentQuery, 'layers' | 'signal'>,
-): AsyncGenerator<Extent[]> {
-  const merged = new MergedExtents();
+): AsyncGenerator<Float64Array> {
+  const merged = new MergedRows();
   const below = layers === 'all' ? guest.backing : null;
   for (let at = start; at < end;) {
     signal?.throwIfAborted();
@@ -43,106 +43,87 @@ export async function* guestExtentLists(
     const before = guest.image.mapping;
     const table = before.nextTable(from, end);
     const stop = table > from ? table : Math.min(end, before.sliceEnd(from));
-    const unlock = await guest.locks.shared(at, stop);
-    let runs: Run[];
-    try {
-      runs = await guest.image.mapping.collect(from, stop);
-    } finally {
-      unlock();
+    // What shows the backing disk has to wait until that can be asked.
+    const own = below === null ? merged : new MergedRows();
+    const damage = await lookUp(guest, at, stop, own);
+    if (below !== null) yield* throughHoles(own.takeAll(), below, merged, signal);
+    if (damage !== undefined) {
+      // What comes before it is good.
+      yield merged.takeAll();
+      throw damage;
     }
-    for (const run of runs) {
-      if (run.kind === RunKind.invalid) {
-        // What comes before it is good.
-        yield merged.takeAll();
-        throw invalidRun(run.start, run.aux);
-      }
-      if (run.kind === RunKind.unallocated || run.kind === RunKind.unallocatedInCluster) {
-        const there = Math.min(run.length, Math.max(0, (below?.size ?? 0) - run.start));
-        if (below !== null && there > 0) {
-          for await (const list of extentsBelow(below, run.start, there, signal)) {
-            for (const extent of list) merged.add(extent);
-            yield merged.take();
-          }
-        }
-        if (there < run.length) merged.add(nothing(run.start + there, run.length - there));
-      } else {
-        merged.add(extentOf(guest, run));
-      }
-    }
-    const list = merged.take();
-    if (list.length > 0) yield list;
+    const rows = merged.take();
+    if (rows.length > 0) yield rows;
     at = stop;
   }
   yield merged.takeAll();
 }
 
-/** The extents of any disk in lists: where there are many, that costs far less than one by one. */
-export async function* extentLists(disk: Disk, query: ExtentQuery): AsyncGenerator<readonly Extent[]> {
-  if (disk.extentLists !== undefined) yield* disk.extentLists(query);
-  else for await (const extent of disk.extents(query)) yield [extent];
-}
-
-function extentOf(guest: GuestImage, run: Run): Extent {
-  const type = typeOf[run.kind];
-  // Invalid runs do not come here.
-  if (type === undefined) throw invalidRun(run.start, run.aux);
-  const placed = run.kind === RunKind.data || run.kind === RunKind.zeroAllocated;
-  const hostOffset = placed && guest.cipher === null ? run.host : null;
-  return { start: run.start, length: run.length, type, depth: 0, hostOffset };
-}
-
-/** What shows through where this layer has nothing. */
-async function* extentsBelow(
-  backing: Disk,
+/** Adds the rows of this layer alone for guest bytes [start, end). Returns what is wrong with an entry; rows end before it. */
+async function lookUp(
+  guest: GuestImage,
   start: number,
-  length: number,
+  end: number,
+  rows: MergedRows,
+): Promise<Error | undefined> {
+  const isPlain = guest.cipher === null;
+  let damage: Error | undefined;
+  const unlock = await guest.locks.shared(start, end);
+  try {
+    await guest.image.mapping.visit(guestOffset(start), end, false, (kind, at, length, host, aux) => {
+      if (kind === RunKind.invalid) damage ??= invalidRun(at, aux);
+      if (damage !== undefined) return;
+      const isPlaced = isPlain && (kind === RunKind.data || kind === RunKind.zeroAllocated);
+      rows.add(at, length, typeOf[kind], 0, isPlaced ? host : -1);
+    });
+  } finally {
+    unlock();
+  }
+  return damage;
+}
+
+/** Adds rows of a layer to `merged`, and where it has nothing those of the disk below. */
+async function* throughHoles(
+  own: Float64Array,
+  below: Disk,
+  merged: MergedRows,
   signal: AbortSignal | undefined,
-): AsyncGenerator<readonly Extent[]> {
-  const query = { start, length, ...(signal === undefined ? {} : { signal }) };
-  for await (const list of extentLists(backing, query)) {
-    yield list.map((extent) => ({ ...extent, depth: extent.depth + 1 }));
-  }
-}
-
-const nothing = (start: number, length: number): Extent => ({
-  start,
-  length,
-  type: 'unallocated',
-  depth: 0,
-  hostOffset: null,
-});
-
-/** Joins neighbours of one type and layer whose places, where they have any, are neighbours, too. */
-class MergedExtents {
-  #done: Extent[] = [];
-  #last: Extent | undefined;
-
-  /** The extent is this object's from now on. */
-  add(extent: Extent): void {
-    if (this.#last !== undefined && continues(this.#last, extent)) {
-      this.#last.length += extent.length;
-      return;
+): AsyncGenerator<Float64Array> {
+  for (let i = 0; i < own.length; i += extentStride) {
+    const start = own[i] ?? 0;
+    const length = own[i + ExtentColumn.length] ?? 0;
+    const type = own[i + ExtentColumn.type] ?? 0;
+    if (type !== ExtentTypeIndex.unallocated) {
+      merged.add(start, length, type, 0, own[i + ExtentColumn.hostOffset] ?? -1);
+      continue;
     }
-    if (this.#last !== undefined) this.#done.push(this.#last);
-    this.#last = extent;
-  }
-
-  /** All but the last, which may go on. */
-  take(): Extent[] {
-    const done = this.#done;
-    this.#done = [];
-    return done;
-  }
-
-  takeAll(): Extent[] {
-    if (this.#last !== undefined) this.#done.push(this.#last);
-    this.#last = undefined;
-    return this.take();
+    const there = Math.min(length, Math.max(0, below.size - start));
+    if (there > 0) {
+      const query = { start, length: there, ...(signal === undefined ? {} : { signal }) };
+      for await (const rows of extentRows(below, query)) {
+        addRows(merged, rows, 1);
+        yield merged.take();
+      }
+    }
+    if (there < length) merged.add(start + there, length - there, type, 0, -1);
   }
 }
 
-function continues(last: Extent, next: Extent): boolean {
-  if (last.type !== next.type || last.depth !== next.depth) return false;
-  if (last.hostOffset === null || next.hostOffset === null) return last.hostOffset === next.hostOffset;
-  return last.hostOffset + last.length === next.hostOffset;
+/** Adds rows that were found `depth` layers further down. */
+function addRows(merged: MergedRows, rows: Float64Array, depth: number): void {
+  for (let i = 0; i < rows.length; i += extentStride) {
+    merged.add(
+      rows[i] ?? 0,
+      rows[i + ExtentColumn.length] ?? 0,
+      rows[i + ExtentColumn.type] ?? 0,
+      (rows[i + ExtentColumn.depth] ?? 0) + depth,
+      rows[i + ExtentColumn.hostOffset] ?? -1,
+    );
+  }
+}
+
+/** The extents of any disk as rows: where there are many, that costs far less than one by one. */
+export async function* extentRows(disk: Disk, query: ExtentQuery): AsyncGenerator<Float64Array> {
+  if (disk.extentRows !== undefined) yield* disk.extentRows(query);
+  else for await (const extent of disk.extents(query)) yield rowOf(extent);
 }

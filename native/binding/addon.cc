@@ -11,7 +11,7 @@ using Init = bool (*)(napi_env env, napi_value exports);
 
 // One entry for each binding file.
 constexpr Init kInits[] = {
-    initBitSet, initCodec,    initL2,              initL2Picture, initMemory, initOs,
+    initBitSet, initCodec,    initExtentJson, initL2,              initL2Picture, initMemory, initOs,
     initRefcount, initReferenceCounts, initTransfer, initXts,      initZero,
 };
 

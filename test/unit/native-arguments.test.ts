@@ -27,6 +27,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['refcountNextFree', plain('refcountNextFree'), () => [table(), 4, 5, 6]],
   ['refcountNextUsed', plain('refcountNextUsed'), () => [table(), 4, 5, 6]],
   ['misalignment', plain('misalignment'), () => [table(), 4096]],
+  ['extentJson', plain('extentJson'), () => [Float64Array.of(0, 512, 0, 0, -1), table()]],
   ['isZero', plain('isZero'), () => [table()]],
   ['zeroRuns', plain('zeroRuns'), () => [table(), 512, out()]],
   ['transfer', plain('transfer'), () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2]],
@@ -156,6 +157,7 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['refcountNextUsed: backwards', plain('refcountNextUsed'), [table(), 4, 6, 5]],
   ['zeroRuns: a granularity of 0', plain('zeroRuns'), [table(), 0, out()]],
   ['zeroRuns: no room to get on', plain('zeroRuns'), [table(), 512, new Float64Array(1)]],
+  ['extentJson: no room for a text', plain('extentJson'), [new Float64Array(5), Buffer.alloc(191)]],
   ['addL2Table: extended in small clusters', method('addL2Table'), [table(), 16, 1, out()]],
   ['addL2Tables: half a table', method('addL2Tables'), [Buffer.alloc(512), v3, Uint32Array.of(1), out()]],
   ['addL2Tables: times missing', method('addL2Tables'), [Buffer.alloc(65536), v3, new Uint32Array(0), out()]],
@@ -169,6 +171,18 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
 ];
 
 describe('arguments that do not go together', () => {
+  it.each([
+    ['half a row', [0, 512, 0]],
+    ['a type that there is not', [0, 512, 4, 0, -1]],
+    ['half a byte', [0, 0.5, 0, 0, -1]],
+    ['what is no number', [0, 512, 0, NaN, -1]],
+    ['a negative start', [-1, 512, 0, 0, -1]],
+  ])('extentJson refuses %s', (_, row) => {
+    expect(() => native.extentJson(Float64Array.from(row), table())).toThrow(
+      expect.objectContaining({ code: 'ERR_INVALID_ARG_VALUE' }),
+    );
+  });
+
   it.each(outOfRange)('%s', (_, call, args) => {
     expect(() => call(...args)).toThrow(
       expect.objectContaining({ name: 'RangeError', code: 'ERR_OUT_OF_RANGE' }),

@@ -5,15 +5,13 @@ import { UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
-import type { Extent } from '../../disk.js';
-import { extentLists, type Disk } from '../../index.js';
+import { extentRows, type Disk } from '../../index.js';
 import { spec } from '../specs/map.js';
 import type { Output } from '../output.js';
 import { outputFormat } from '../output-format.js';
 import { writePicture } from '../picture/write.js';
 import type { OutputFormat } from '../output-format.js';
-import { emptyEntry, mapEntries, mapHeading, mapJson, mapText } from '../print-map.js';
-import type { MapEntry } from '../print-map.js';
+import { emptyMapJson, mapHeading, mapJson, mapRows, mapText, zeroRow } from '../print-map.js';
 import { sizeArgument, wholeSectors } from '../sizes.js';
 
 export async function run(words: readonly string[], { out }: Context): Promise<number> {
@@ -24,9 +22,9 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
       await writePicture(disk, file, { html, svg });
       return 0;
     }
-    const lists = mapEntries(wholeExtents(disk, start, length));
-    if (output === 'json') await printJson(lists, start, out);
-    else await printText(lists, await dataFiles(name, images), out);
+    const parts = mapRows(wholeExtents(disk, start, length));
+    if (output === 'json') await printJson(parts, start, out);
+    else await printText(parts, await dataFiles(name, images), out);
   } finally {
     await disk.close();
   }
@@ -67,41 +65,33 @@ function parse(words: readonly string[]): Request {
 }
 
 /** The extents of the part of the disk that is asked for; what fills up the last sector is zeros. */
-async function* wholeExtents(
-  disk: Disk,
-  start: bigint,
-  length: bigint | null,
-): AsyncGenerator<readonly Extent[]> {
+async function* wholeExtents(disk: Disk, start: bigint, length: bigint | null): AsyncGenerator<Float64Array> {
   const whole = BigInt(wholeSectors(disk.size));
   const end = length === null || start + length > whole ? whole : start + length;
   const dataEnd = end < BigInt(disk.size) ? end : BigInt(disk.size);
-  if (start < dataEnd) yield* extentLists(disk, { start, length: dataEnd - start });
+  if (start < dataEnd) yield* extentRows(disk, { start, length: dataEnd - start });
   if (start < end && disk.size < end) {
     const from = Math.max(disk.size, Number(start));
-    yield [{ start: from, length: Number(end) - from, type: 'zero', depth: 0, hostOffset: from }];
+    yield zeroRow(from, Number(end) - from);
   }
 }
 
-async function printJson(lists: AsyncIterable<MapEntry[]>, start: bigint, out: Output): Promise<void> {
-  let before = '[';
-  for await (const entries of lists) {
-    for (const entry of entries) {
-      out.write(before + mapJson(entry));
-      before = ',\n';
-    }
+async function printJson(parts: AsyncIterable<Float64Array>, start: bigint, out: Output): Promise<void> {
+  let isFirst = true;
+  for await (const rows of parts) {
+    for (const text of mapJson(rows, isFirst)) out.writeBytes(text);
+    isFirst &&= rows.length === 0;
   }
-  if (before === '[') out.write(before + mapJson(emptyEntry(Number(start))));
+  if (isFirst) out.write(emptyMapJson(Number(start)));
   out.write(']\n');
 }
 
 async function printText(
-  lists: AsyncIterable<MapEntry[]>,
+  parts: AsyncIterable<Float64Array>,
   files: readonly string[],
   out: Output,
 ): Promise<void> {
   out.write(mapHeading);
   const fileName = (depth: number): string => out.foreign(files[depth] ?? '');
-  for await (const entries of lists) {
-    for (const entry of entries) out.write(mapText(entry, fileName));
-  }
+  for await (const rows of parts) mapText(rows, fileName, (line) => out.write(line));
 }

@@ -1,0 +1,98 @@
+/** Extents as rows of numbers: where there are millions, an object for each would cost more than finding them. */
+import type { Extent, ExtentType } from '../disk.js';
+
+/** Numbers per row. */
+export const extentStride = 5;
+
+/** What the numbers of a row are: bytes, but for the type, an index into {@link extentTypes}, and the depth. */
+export const ExtentColumn = {
+  start: 0,
+  length: 1,
+  type: 2,
+  depth: 3,
+  /** -1 where an {@link Extent} has null. */
+  hostOffset: 4,
+} as const;
+
+/** In step with `ExtentType` of native/core/extent_json.h. */
+export const extentTypes = ['data', 'compressed', 'zero', 'unallocated'] as const satisfies ExtentType[];
+
+export const ExtentTypeIndex = {
+  data: 0,
+  compressed: 1,
+  zero: 2,
+  unallocated: 3,
+} as const satisfies Record<ExtentType, number>;
+
+/** Gathers rows, joining neighbours of one type and layer whose places, where they have any, are neighbours, too. */
+export class MergedRows {
+  #rows = new Float64Array(64 * extentStride);
+  #length = 0;
+
+  add(start: number, length: number, type: number, depth: number, hostOffset: number): void {
+    if (this.#length > 0 && this.#goesOn(type, depth, hostOffset)) {
+      const at = this.#length - extentStride + ExtentColumn.length;
+      this.#rows[at] = (this.#rows[at] ?? 0) + length;
+      return;
+    }
+    if (this.#length === this.#rows.length) this.#grow();
+    const rows = this.#rows;
+    const at = this.#length;
+    rows[at] = start;
+    rows[at + ExtentColumn.length] = length;
+    rows[at + ExtentColumn.type] = type;
+    rows[at + ExtentColumn.depth] = depth;
+    rows[at + ExtentColumn.hostOffset] = hostOffset;
+    this.#length = at + extentStride;
+  }
+
+  /** The rows but for the last, which may go on. */
+  take(): Float64Array {
+    if (this.#length === 0) return new Float64Array(0);
+    const last = this.#length - extentStride;
+    const taken = this.#rows.slice(0, last);
+    this.#rows.copyWithin(0, last, this.#length);
+    this.#length = extentStride;
+    return taken;
+  }
+
+  takeAll(): Float64Array {
+    const taken = this.#rows.slice(0, this.#length);
+    this.#length = 0;
+    return taken;
+  }
+
+  #goesOn(type: number, depth: number, hostOffset: number): boolean {
+    const rows = this.#rows;
+    const at = this.#length - extentStride;
+    if (rows[at + ExtentColumn.type] !== type || rows[at + ExtentColumn.depth] !== depth) return false;
+    const lastOffset = rows[at + ExtentColumn.hostOffset] ?? 0;
+    if (lastOffset < 0 || hostOffset < 0) return lastOffset === hostOffset;
+    return lastOffset + (rows[at + ExtentColumn.length] ?? 0) === hostOffset;
+  }
+
+  #grow(): void {
+    const larger = new Float64Array(this.#rows.length * 2);
+    larger.set(this.#rows);
+    this.#rows = larger;
+  }
+}
+
+/** The extents of rows, one by one. */
+export function* extentsOf(rows: Float64Array): Generator<Extent> {
+  for (let at = 0; at < rows.length; at += extentStride) {
+    const hostOffset = rows[at + ExtentColumn.hostOffset] ?? -1;
+    yield {
+      start: rows[at] ?? 0,
+      length: rows[at + ExtentColumn.length] ?? 0,
+      type: extentTypes[rows[at + ExtentColumn.type] ?? 0] ?? 'unallocated',
+      depth: rows[at + ExtentColumn.depth] ?? 0,
+      hostOffset: hostOffset < 0 ? null : hostOffset,
+    };
+  }
+}
+
+/** An extent as a row. */
+export function rowOf({ start, length, type, depth, hostOffset }: Extent): Float64Array {
+  return Float64Array.of(start, length, ExtentTypeIndex[type], depth, hostOffset ?? -1);
+}
