@@ -190,13 +190,13 @@ export class Mapping {
     return guestOffset((Math.floor(at / this.#sliceCoverage) + 1) * this.#sliceCoverage);
   }
 
-  /** Drops whole L2 tables: L1 entries [first, end) become 0. The tables' clusters are freed. */
-  dropTables(first: number, end: number, committer: Committer): void {
+  /** Drops whole L2 tables: L1 entries [first, end) become 0. The tables' clusters are freed, without `committer` by the caller. */
+  dropTables(first: number, end: number, committer: Committer | null): void {
     const { clusterSize } = this.#geometry;
     for (let index = first; index < Math.min(end, this.l1Entries); index++) {
       const offset = readL1Entry(this.#l1, index, clusterSize);
       if (offset <= 0) continue;
-      committer.freeLater(hostOffset(offset), clusterSize, true);
+      committer?.freeLater(hostOffset(offset), clusterSize, true);
       this.cache.forgetTable(hostOffset(offset), clusterSize);
       this.#setL1(index, hostOffset(0), false);
     }

@@ -226,11 +226,12 @@ export class Refcounts {
       const block = this.blockOffset(at);
       if (block !== 0) {
         await this.cache.use(this.#sliceOffset(block, at), ({ bytes }) => {
-          for (let i = index; i < end; i++) {
+          for (let i = index, stop = i; i < end; i = stop) {
+            stop = native.refcountRunEnd(bytes, order, i, end);
             if (native.refcountGet(bytes, order, i) !== value) continue;
             const last = found.at(-1);
-            if (last !== undefined && last.first + last.count === base + i) last.count++;
-            else found.push({ first: base + i, count: 1 });
+            if (last !== undefined && last.first + last.count === base + i) last.count += stop - i;
+            else found.push({ first: base + i, count: stop - i });
           }
         });
       }

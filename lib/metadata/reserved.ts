@@ -17,7 +17,8 @@ export interface TableLists {
   readonly refcountBlocks: () => Iterable<HostOffset>;
 }
 
-interface Area {
+/** Bytes [start, end) of the file. */
+export interface Area {
   start: number;
   end: number;
 }
@@ -40,6 +41,11 @@ export class Reserved {
   setArea(name: AreaName, start: number, length: number): void {
     if (length === 0) this.#areas.delete(name);
     else this.#areas.set(name, { start, end: start + length });
+  }
+
+  /** The areas there are, by name. */
+  areas(): Iterable<readonly [AreaName, Readonly<Area>]> {
+    return this.#areas;
   }
 
   addTable(offset: HostOffset): void {

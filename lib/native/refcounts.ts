@@ -11,6 +11,8 @@ export interface RefcountFunctions {
   refcountNextFree(block: Uint8Array, order: number, first: number, end: number): number;
   /** The first index in [first, end) whose refcount is not 0; `end` when none is. */
   refcountNextUsed(block: Uint8Array, order: number, first: number, end: number): number;
+  /** Where the run of refcounts that equal the one at `first`, which is below `end`, is over; at most `end`. */
+  refcountRunEnd(block: Uint8Array, order: number, first: number, end: number): number;
   /** How many refcounts in [first, end) are not 0. */
   refcountCountUsed(block: Uint8Array, order: number, first: number, end: number): number;
 }

@@ -1,15 +1,17 @@
 /** Changing the size of the disk. Order when growing: L1 | size; when shrinking: size | clusters past the end, file tail. */
 import { invalidArgValue, Qcow2Error } from '../errors.js';
 import { hasFeature } from '../format/features.js';
-import { l1EntriesFor } from '../format/geometry.js';
+import { l1EntriesFor, tableEntrySize } from '../format/geometry.js';
 import { alignDown, alignUp, guestOffset } from '../format/units.js';
 import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { zeroLocked } from '../io/zero.js';
 import type { Image } from '../metadata/image.js';
-import type { PartedJob } from './job-parts.js';
+import type { CheckProgress } from './check-reader.js';
+import { JobParts, type PartedJob } from './job-parts.js';
 import { growL1 } from './l1-table.js';
 import { preallocate, type Preallocation } from './preallocate.js';
+import { countTree, dropTree, type SnapshotTree } from './snapshot-tree.js';
 import { trimFile } from './trim-file.js';
 
 /** Progress is in bytes of the disk that come or go. Stopped before the new size counts, the disk keeps its old one. */
@@ -136,20 +138,39 @@ async function preallocateOrForget(
   }
 }
 
-async function shrink(guest: GuestImage, size: number, { onProgress }: ResizeOptions): Promise<void> {
+/**
+ * Drops what lies past the new size. The L2 tables that lie there as a whole are counted before anything changes, and what
+ * they refer to is then freed in the order of the file: guest order may be any order there.
+ */
+async function shrink(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
   const { image } = guest;
+  const { mapping, committer, geometry } = image;
   const old = image.header.size;
-  await image.committer.flush();
+  const end = alignUp(old, geometry.clusterSize);
+  const firstTable = l1EntriesFor(size, geometry);
+  const parts = new JobParts(options, old - size);
+  await committer.settle();
+  // What an external data file has is not counted: it lies where it is on the disk.
+  const tail = image.hasDataFile ? null : await countTables(image, firstTable, parts.part((old - size) / 2));
+  parts.seal();
   await setSize(image, size);
-  const total = old - size;
-  await forget(guest, size, alignUp(old, image.geometry.clusterSize), (at) => {
-    onProgress?.({ done: Math.min(at - size, total), total });
+  const { onProgress } = parts.job(tail === null ? old - size : (old - size) / 4);
+  await forget(guest, size, tail === null ? end : Math.min(end, firstTable * geometry.l2Coverage), (at) => {
+    onProgress?.({ done: at - size, total: end - size });
   });
-  image.mapping.dropTables(l1EntriesFor(size, image.geometry), image.mapping.l1Entries, image.committer);
-  await image.committer.flush();
+  mapping.dropTables(firstTable, mapping.l1Entries, tail === null ? committer : null);
+  await committer.flush();
+  if (tail !== null) await dropTree(image, tail, parts.part((old - size) / 4));
   await trimFile(image);
   if (hasFeature(image.header, 'rawExternal')) await image.dataStorage.truncate(size);
-  onProgress?.({ done: total, total });
+  parts.finish();
+}
+
+/** What the L2 tables of L1 entries `first` and on refer to. */
+function countTables(image: Image, first: number, progress: CheckProgress): Promise<SnapshotTree> {
+  const l1 = image.mapping.l1Bytes.slice();
+  l1.fill(0, 0, Math.min(l1.length, first * tableEntrySize));
+  return countTree(image, l1, 'the active L1 table', progress);
 }
 
 /** Durable when it resolves. When it fails nobody knows how large the disk in the file is, so nothing goes on after it. */

@@ -77,7 +77,33 @@ export async function countTree(
       );
     }
   }
+  assertApart(image, counts, tables, what);
   return { tables: offsets, counts, clusters };
+}
+
+/** Refuses a tree that refers to metadata as data: counted down, that would be taken for free. */
+function assertApart(
+  { geometry, reserved, refcounts, mapping }: Image,
+  counts: ReferenceCounts,
+  tables: L2TableSet,
+  what: string,
+): void {
+  const { clusterSize } = geometry;
+  const refuse = (finding: string): never => {
+    throw damaged(`${what} leads to an L2 entry that takes ${finding} for guest data`);
+  };
+  for (const [name, area] of reserved.areas()) {
+    const end = Math.ceil(area.end / clusterSize);
+    if (counts.nextUsed(Math.floor(area.start / clusterSize), end) < end) refuse(`the ${name}`);
+  }
+  for (const offset of refcounts.blocks()) {
+    if (counts.get(offset / clusterSize) !== 0) refuse(`the refcount block at ${offset}`);
+  }
+  for (const list of [mapping.l2Tables(), tables.offsets]) {
+    for (const offset of list) {
+      if (counts.get(offset / clusterSize) !== tables.timesOf(offset)) refuse(`the L2 table at ${offset}`);
+    }
+  }
 }
 
 /**

@@ -96,6 +96,14 @@ napi_value nextUsed(napi_env env, napi_callback_info info) noexcept {
   return number(env, static_cast<double>(refcountNextUsed(at.block, at.order, at.first, at.end)));
 }
 
+napi_value runEnd(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const Indexes at = takeIndexes(args, true);
+  args.requireRange(args.failed() || at.first < at.end, "first", "below end");
+  if (args.failed()) return nullptr;
+  return number(env, static_cast<double>(refcountRunEnd(at.block, at.order, at.first, at.end)));
+}
+
 napi_value countUsed(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const Indexes at = takeIndexes(args, true);
@@ -113,6 +121,7 @@ bool initRefcount(napi_env env, napi_value exports) {
                              {"refcountAdd", add},
                              {"refcountNextFree", nextFree},
                              {"refcountNextUsed", nextUsed},
+                             {"refcountRunEnd", runEnd},
                              {"refcountCountUsed", countUsed},
                          });
 }

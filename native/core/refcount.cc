@@ -151,6 +151,17 @@ size_t refcountNextUsed(Bytes block, unsigned order, size_t first, size_t end) {
   });
 }
 
+size_t refcountRunEnd(Bytes block, unsigned order, size_t first, size_t end) {
+  const unsigned char* data = checked(block, order, end);
+  return withWidth(order, [&](auto width) {
+    using W = decltype(width);
+    const uint64_t value = W::get(data, first);
+    size_t index = first + 1;
+    while (index < end && W::get(data, index) == value) ++index;
+    return index;
+  });
+}
+
 size_t refcountCountUsed(Bytes block, unsigned order, size_t first, size_t end) {
   const unsigned char* data = checked(block, order, end);
   return withWidth(order, [&](auto width) {

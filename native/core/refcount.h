@@ -31,6 +31,9 @@ size_t refcountAdd(MutableBytes block, unsigned order, size_t first, size_t coun
 size_t refcountNextFree(Bytes block, unsigned order, size_t first, size_t end);
 size_t refcountNextUsed(Bytes block, unsigned order, size_t first, size_t end);
 
+// Where the run of refcounts that equal the one at `first`, which is below `end`, is over; at most `end`.
+size_t refcountRunEnd(Bytes block, unsigned order, size_t first, size_t end);
+
 // How many refcounts in [first, end) are not 0.
 size_t refcountCountUsed(Bytes block, unsigned order, size_t first, size_t end);
 

@@ -38,6 +38,11 @@ void checkSearch(const Pair& pair, unsigned order, size_t first, size_t end) {
   while (isUsed < end && pair.model[isUsed] == 0) ++isUsed;
   CHECK_EQUAL(refcountNextFree(pair.block, order, first, end), isFree);
   CHECK_EQUAL(refcountNextUsed(pair.block, order, first, end), isUsed);
+  if (first < end) {
+    size_t runEnd = first;
+    while (runEnd < end && pair.model[runEnd] == pair.model[first]) ++runEnd;
+    CHECK_EQUAL(refcountRunEnd(pair.block, order, first, end), runEnd);
+  }
   size_t used = 0;
   for (size_t index = first; index < end; ++index) used += pair.model[index] != 0;
   CHECK_EQUAL(refcountCountUsed(pair.block, order, first, end), used);

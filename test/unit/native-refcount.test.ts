@@ -99,6 +99,10 @@ describe('refcount blocks', () => {
         };
         expect(native.refcountNextFree(c.block, c.order, first, end)).toBe(next((count) => count === 0n));
         expect(native.refcountNextUsed(c.block, c.order, first, end)).toBe(next((count) => count !== 0n));
+        if (first < end) {
+          const runEnd = next((count) => count !== counts[first]);
+          expect(native.refcountRunEnd(c.block, c.order, first, end)).toBe(runEnd);
+        }
         const used = counts.slice(first).filter((count) => count !== 0n).length;
         expect(native.refcountCountUsed(c.block, c.order, first, end)).toBe(used);
       }),
