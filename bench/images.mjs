@@ -29,6 +29,12 @@ const fromMixed =
       path,
     );
 
+/** Names an image to qemu-img with caches that hold all of its tables: not what anyone types, but the fastest that it can be. */
+export const cached = (path) => [
+  '--image-opts',
+  `driver=qcow2,l2-cache-size=128M,refcount-cache-size=64M,file.driver=file,file.filename=${path}`,
+];
+
 /** How each image is made: at `path`, from the size factor and other images. */
 const makers = {
   'mixed.raw': (path, { scale }) => mixedRaw(path, scaled(8 * GiB, scale), scaled(2 * GiB, scale)),
@@ -58,6 +64,11 @@ const makers = {
     craftQcow2(path, { size: scaled(16 * GiB, scale), clusterSize: 65536, every: 2 });
     const count = Math.max(10, Math.round(1000 * scale));
     for (let index = 0; index < count; index += 1) run('qemu-img', 'snapshot', '-c', `s${index}`, path);
+  },
+  'shuffled-snapshot.qcow2': (path, { image }) => {
+    run('cp', '--sparse=always', image('shuffled.qcow2'), path);
+    // With the caches of most runs this alone takes half a minute.
+    run('qemu-img', 'snapshot', '-c', 's1', ...cached(path));
   },
   'broken.qcow2': (path, { scale }) => {
     craftQcow2(path, { size: scaled(64 * GiB, scale), clusterSize: 65536, every: 2 });

@@ -1,13 +1,15 @@
 // The library inside a process: random requests beside `qemu-img bench`, the native loops, and how cost grows with size.
 import { copyFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { craftQcow2 } from './crafted-qcow2.mjs';
-import { run } from './process.mjs';
+import { run, timed } from './process.mjs';
 import { random } from './random.mjs';
 import { native } from '../dist/native.js';
 import { open } from '../dist/index.js';
 
 const GiB = 2 ** 30;
+const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
 
 /**
  * @returns {Promise<{ name: string, unit: string, values: Record<string, number> }[]>} figures, the more the better or the
@@ -133,33 +135,59 @@ function loops(seconds) {
   });
 }
 
-/** Images with all of their metadata, each four times as large as the one before. */
+/**
+ * Images with all of their metadata, each four times as large as the one before, up to 16 TiB at full size: whether an
+ * operation costs the same whatever the size of the disk, and a job as much for each allocated TiB.
+ */
 async function growth(folder, scale, seconds) {
-  const figures = { open: {}, 'random 4 KiB read': {}, 'check, per TiB': {} };
+  const figures = growthFigures();
   const path = join(folder, 'grown.qcow2');
-  for (let size = 16 * GiB; size <= 4096 * GiB * scale; size *= 4) {
+  for (let size = 16 * GiB; size <= Math.max(16 * GiB, 16384 * GiB * scale); size *= 4) {
     craftQcow2(path, { size, clusterSize: 65536 });
     const label = `${size / GiB} GiB`;
-    const begin = performance.now();
-    const disk = await open(path);
-    figures.open[label] = Number((performance.now() - begin).toFixed(2));
-    const buffer = Buffer.alloc(4096);
+    const perTiB = (milliseconds) => rounded((milliseconds * 1024 * GiB) / size);
+    const { milliseconds: opening, value: disk } = await stopwatch(() => open(path, { mode: 'r+' }));
+    figures.open.values[label] = rounded(opening);
+    const buffer = Buffer.alloc(4096, 1);
     const next = random(8);
-    const end = performance.now() + seconds * 1000;
-    const start = performance.now();
-    let count = 0;
-    while (performance.now() < end) {
-      await disk.read(buffer, Math.floor((next() * size) / 4096) * 4096);
-      count += 1;
-    }
-    figures['random 4 KiB read'][label] = Number(((performance.now() - start) / count).toFixed(4));
-    const checked = performance.now();
-    await disk.check();
-    figures['check, per TiB'][label] = Number(
-      (((performance.now() - checked) * 1024 * GiB) / size).toFixed(1),
-    );
+    const place = () => Math.floor((next() * size) / 4096) * 4096;
+    figures.read.values[label] = await perRequest(() => disk.read(buffer, place()), seconds);
+    figures.write.values[label] = await perRequest(() => disk.write(buffer, place()), seconds);
+    figures.flush.values[label] = rounded((await stopwatch(() => disk.flush())).milliseconds);
+    figures.check.values[label] = perTiB((await stopwatch(() => disk.check())).milliseconds);
+    const snapshots = () => disk.snapshots.create({ name: 'one' });
+    figures.snapshot.values[label] = perTiB((await stopwatch(snapshots)).milliseconds);
     await disk.close();
+    const { mebibytes } = await timed([process.execPath, cli, 'check', path]);
+    figures.memory.values[label] = Math.round(mebibytes ?? 0);
   }
   rmSync(path, { force: true });
-  return Object.entries(figures).map(([name, values]) => ({ name, unit: 'ms', values }));
+  return Object.values(figures);
+}
+
+const growthFigures = () => ({
+  open: { name: 'open', unit: 'ms', values: {} },
+  read: { name: 'random 4 KiB read', unit: 'ms', values: {} },
+  write: { name: 'random 4 KiB write', unit: 'ms', values: {} },
+  flush: { name: 'flush after these writes', unit: 'ms', values: {} },
+  check: { name: 'check, per allocated TiB', unit: 'ms', values: {} },
+  snapshot: { name: 'snapshot create, per allocated TiB', unit: 'ms', values: {} },
+  memory: { name: 'check, peak memory of the process', unit: 'MiB', values: {} },
+});
+
+const rounded = (milliseconds) => Number(milliseconds.toFixed(2));
+
+async function stopwatch(work) {
+  const start = performance.now();
+  const value = await work();
+  return { milliseconds: performance.now() - start, value };
+}
+
+/** Milliseconds that one request takes when the next waits for it. */
+async function perRequest(request, seconds) {
+  let count = 0;
+  const { milliseconds } = await stopwatch(async () => {
+    for (const end = performance.now() + seconds * 1000; performance.now() < end; count += 1) await request();
+  });
+  return Number((milliseconds / count).toFixed(4));
 }

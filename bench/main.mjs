@@ -98,7 +98,7 @@ function machine() {
 
 /** All programs in turn, round by round, each from the same start; the first round's results of ours are checked. */
 async function measure(operation, folder) {
-  const { name, target, images, changes = false, exitCode = 0 } = operation;
+  const { name, target, images, changes = false, exitCode = 0, atMostRounds = Infinity } = operation;
   const image = imageFolder(folder, scale);
   const size = `${Math.max(64, Math.round(2 ** 20 * scale))}M`;
   const paths = { image, out: join(folder, 'out'), work: join(folder, 'work.qcow2'), size };
@@ -106,7 +106,7 @@ async function measure(operation, folder) {
   const commands = { ours: [process.execPath, cli, ...operation.ours(paths)], ...operation.theirs(paths) };
   const programs = Object.entries(commands).filter(([, [program]]) => has(program));
   const runs = Object.fromEntries(programs.map(([program]) => [program, []]));
-  for (let round = 0; round < rounds; round += 1) {
+  for (let round = 0; round < Math.min(rounds, atMostRounds); round += 1) {
     for (const [program, command] of programs) {
       rmSync(paths.out, { force: true });
       if (changes) run('cp', '--sparse=always', '--reflink=auto', image(images[0]), paths.work);
