@@ -141,7 +141,7 @@ function prepareDisk(directory, mib) {
   if (existsSync(path)) return path;
   const raw = join(directory, 'streams.raw');
   mixedRaw(raw, mib * 2 ** 20, mib * 2 ** 19);
-  qemuImg(['convert', '-f', 'raw', '-O', 'qcow2', raw, path]);
+  qemuImg(['convert', '-m', '1', '-f', 'raw', '-O', 'qcow2', raw, path]);
   return path;
 }
 

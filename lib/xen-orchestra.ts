@@ -58,8 +58,7 @@ abstract class QcowDisk extends RandomAccessDisk {
   }
 }
 
-const blockSizeOf = ({ backingFile, geometry: shape }: Header): number =>
-  backingFile === null ? shape.clusterSize : shape.subclusterSize;
+const blockSizeOf = ({ geometry: shape }: Header): number => shape.subclusterSize;
 
 /** An image that a `FileAccessor` of `@xen-orchestra/disk-transform` reaches. */
 export class QCowAccessor extends QcowDisk {

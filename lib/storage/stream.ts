@@ -57,6 +57,16 @@ export class StreamStorage implements Storage {
     return turn;
   }
 
+  /**
+   * The next bytes of the stream as they came, without a copy: as many as are there, a multiple of `unit` and at most `most`,
+   * or null when that is less than `least`, or they are not the next ones, or are to be put aside. They stay as they are.
+   */
+  view(position: number, most: number, least: number, unit: number): Promise<Uint8Array | null> {
+    const turn = this.#turn.then(() => this.#view(position, most, least, unit));
+    this.#turn = turn.catch(() => undefined);
+    return turn;
+  }
+
   /** The length, once the stream has ended; until then more than any image has. */
   size(): Promise<number> {
     return Promise.resolve(this.#ended ? this.#head : Number.MAX_SAFE_INTEGER);
@@ -104,6 +114,18 @@ export class StreamStorage implements Storage {
     return rest.length === 0
       ? passed
       : passed + (await this.#advance(position + passed, rest, position + passed));
+  }
+
+  async #view(position: number, most: number, least: number, unit: number): Promise<Uint8Array | null> {
+    if (position < this.#head || this.keepRead) return null;
+    await this.#advance(position, null, 0);
+    if (this.#head !== position || !(await this.#fetch())) return null;
+    const there = Math.min(most, this.#pending.length);
+    const length = there === most ? most : there - (there % unit);
+    if (length < least || length === 0) return null;
+    const bytes = this.#pending.subarray(0, length);
+    await this.#pass(bytes, false);
+    return bytes;
   }
 
   /** Passes on to `position`, and then fills `buffer`; returns how much of it. */

@@ -42,7 +42,7 @@ export interface Qcow2StreamReader extends AsyncDisposable {
   /**
    * What the image says of its disk, in the order in which it comes: stored bytes in pieces of at most 1 MiB, or one cluster
    * where these are larger, and runs of zeros of any length. Without a backing file all of the disk is in them, else what the
-   * image has of its own. They can be walked once.
+   * image has of its own. They can be walked once. Where it can be, the bytes are views of the chunks of the stream.
    */
   pieces(): AsyncGenerator<StreamPiece>;
   /** Lets go of the stream; it is destroyed unless it has ended. */
@@ -51,6 +51,8 @@ export interface Qcow2StreamReader extends AsyncDisposable {
 
 /** Writes under way at once. */
 const writesAtOnce = 4;
+/** What comes in smaller chunks is put together before it is written: a write costs more than a copy. Bytes. */
+const leastWrite = 512 * 1024;
 
 /**
  * Begins to read a qcow2 image from something that cannot seek. No byte is made up: a stream that was cut off fails where the
@@ -218,9 +220,10 @@ async function copyPieces(
   onProgress: FromQcow2StreamOptions['onProgress'],
 ): Promise<void> {
   const turns = new Turns();
+  const walk = new StreamWalk(disk.guest, storage, leastWrite);
   let done = 0;
   const writes = inOrder(
-    streamPieces(disk.guest, new StreamWalk(disk.guest, storage)),
+    streamPieces(disk.guest, walk),
     writesAtOnce,
     async ({ start, length, data }) => {
       const turn = turns.next();
@@ -233,6 +236,7 @@ async function copyPieces(
             { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
             turn,
           );
+          walk.recycle(data);
         }
       } finally {
         turn.end();

@@ -36,6 +36,10 @@ interface Raw {
 const chunkBytes = 1024 * 1024;
 /** Pieces decoded at once. */
 const decodeAhead = 4;
+/** Fewer bytes are better copied than handed on by themselves, bytes. */
+const usualView = 64 * 1024;
+/** Buffers kept to be used again: as many as are under way. */
+const maxIdle = 8;
 /** Runs in memory, 32 bytes each, past which tables wait until data has made room. */
 const maxRuns = 2 ** 22;
 
@@ -53,15 +57,21 @@ export class StreamWalk {
   readonly #storage: StreamStorage;
   readonly #queue = new RunQueue();
   readonly #zeros: QueuedRun[] = [];
+  readonly #leastView: number;
+  /** Memory that pieces were copied to, and of that what can be used again. */
+  readonly #own = new WeakSet<ArrayBufferLike>();
+  readonly #idle: Buffer[] = [];
   /** Indexes of L1 entries, in the order of their tables in the file. */
   readonly #tables: Uint32Array;
   readonly #l1: DataView;
   #nextTable = 0;
   #onRun: (run: QueuedRun) => void = () => undefined;
 
-  constructor(guest: GuestImage, storage: StreamStorage) {
+  /** @param leastView fewer bytes that come in one chunk are copied together with those that follow, bytes */
+  constructor(guest: GuestImage, storage: StreamStorage, leastView = usualView) {
     this.#guest = guest;
     this.#storage = storage;
+    this.#leastView = leastView;
     this.#l1 = tableView(guest.image.mapping.l1Bytes);
     this.#tables = this.#orderTables();
   }
@@ -82,6 +92,11 @@ export class StreamWalk {
       for (const zeros of this.#zeros.splice(0)) if (withZeros) this.#onRun(zeros);
     }
     this.#onRun = () => undefined;
+  }
+
+  /** Takes the memory of a piece back that nobody looks at any more. */
+  recycle({ buffer }: Uint8Array): void {
+    if (this.#own.has(buffer) && this.#idle.length < maxIdle) this.#idle.push(Buffer.from(buffer));
   }
 
   async *raw(): AsyncGenerator<Raw> {
@@ -141,19 +156,37 @@ export class StreamWalk {
       yield { run, bytes };
       return;
     }
-    const most = Math.max(chunkBytes, this.#guest.image.geometry.clusterSize);
-    for (let at = 0; at < run.length; at += most) {
-      const length = Math.min(most, run.length - at);
+    for (let at = 0; at < run.length;) {
+      const length = Math.min(this.#mostBytes, run.length - at);
       const part = { host: run.host + at, guest: run.guest + at, length, packed: 0 };
-      // Ciphers work on whole sectors, of which the last may go on past the end of the disk.
-      const whole = this.#guest.cipher === null ? length : alignUp(length, cryptSectorSize);
-      yield { run: part, bytes: await this.#bytesOf(part.host, whole, part, whole) };
+      const bytes = await this.#plainBytes(part);
+      part.length = Math.min(length, bytes.length);
+      yield { run: part, bytes };
+      at += part.length;
     }
+  }
+
+  get #mostBytes(): number {
+    return Math.max(chunkBytes, this.#guest.image.geometry.clusterSize);
+  }
+
+  /** The bytes of a run, or of its beginning where these can be had without copying them. */
+  async #plainBytes(run: QueuedRun): Promise<Uint8Array> {
+    const { cipher, image } = this.#guest;
+    if (cipher === null && this.#queue.firstHost >= run.host + run.length) {
+      const { subclusterSize } = image.geometry;
+      const least = Math.min(run.length, this.#leastView);
+      const view = await this.#storage.view(run.host, run.length, least, subclusterSize);
+      if (view !== null) return view;
+    }
+    // Ciphers work on whole sectors, of which the last may go on past the end of the disk.
+    const whole = cipher === null ? run.length : alignUp(run.length, cryptSectorSize);
+    return this.#bytesOf(run.host, whole, run, whole);
   }
 
   /** @param needed how many of the bytes must be there */
   async #bytesOf(host: number, length: number, { guest }: QueuedRun, needed: number): Promise<Uint8Array> {
-    const bytes = Buffer.allocUnsafe(length);
+    const bytes = this.#memory(length);
     // Whoever shares these bytes comes next in the queue.
     this.#storage.keepRead = this.#queue.firstHost < host + length - sharedSector;
     const got = await this.#storage.read(bytes, host);
@@ -165,6 +198,13 @@ export class StreamWalk {
         'it was cut off',
       { offset: host + got },
     );
+  }
+
+  #memory(length: number): Buffer {
+    if (length < chunkBytes / 2) return Buffer.allocUnsafe(length);
+    const idle = this.#idle.pop() ?? Buffer.allocUnsafeSlow(this.#mostBytes);
+    this.#own.add(idle.buffer);
+    return idle.subarray(0, length);
   }
 
   /** Reads a table, and queues the runs in it. */
