@@ -69,6 +69,8 @@ export interface Disk extends AsyncDisposable {
   readonly size: number;
   /** Fills all of `buffer` from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op?: Op): Promise<void>;
+  /** The same at once, where it can be: false when that would take waiting; then there may be anything in `buffer`. */
+  readNow?(buffer: Uint8Array, position: number | bigint): boolean;
   /** The runs of a range in order, merged, without gaps. */
   extents(query?: ExtentQuery): AsyncIterable<Extent>;
   /**

@@ -125,6 +125,14 @@ export class Qcow2 implements WritableDisk {
   }
 
   /**
+   * Like {@link read}, at once: true when `buffer` is filled, false when that would take waiting, for the disk, another
+   * request or a decoder; then there may be anything in it.
+   */
+  readNow(buffer: Uint8Array, position: number | bigint): boolean {
+    return this.#requests.readNow(buffer, position);
+  }
+
+  /**
    * Writes bytes; durable after {@link flush}. With `compress` whole clusters are stored compressed, and the data must
    * begin and end at clusters or with the disk.
    */

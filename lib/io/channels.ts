@@ -29,6 +29,9 @@ export const openChannel = channel('qcow2:open');
 export const closeChannel = channel('qcow2:close');
 const requestChannel = tracingChannel<'qcow2:request', RequestEvent>('qcow2:request');
 
+/** Whether somebody listens to requests. */
+export const isTraced = (): boolean => requestChannel.hasSubscribers;
+
 /** Runs a request, told to whoever listens. */
 export function traced(work: () => Promise<void>, event: () => RequestEvent): Promise<void> {
   return requestChannel.hasSubscribers ? requestChannel.tracePromise(work, event()) : work();

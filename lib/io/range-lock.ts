@@ -23,6 +23,11 @@ export class RangeLock {
     return this.#lock(start, end, false);
   }
 
+  /** Whether {@link shared} would be granted at once: what ends before anything else runs needs no lock then. */
+  isShareable(start: number, end: number): boolean {
+    return !this.#entries.some((other) => other.exclusive && other.start < end && start < other.end);
+  }
+
   /** For guest bytes [start, end), alone. */
   exclusive(start: number, end: number): Promise<Unlock> | Unlock {
     return this.#lock(start, end, true);

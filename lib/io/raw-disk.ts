@@ -44,6 +44,12 @@ export class RawDisk implements WritableDisk {
     await readPadded(this.storage, buffer, start);
   }
 
+  /** Like {@link read}, at once: false when that would take waiting; then there may be anything in `buffer`. */
+  readNow(buffer: Uint8Array, position: number | bigint): boolean {
+    const { start } = checkRange(this.#size, position, buffer.length);
+    return this.storage.readCached?.(buffer, start) === true;
+  }
+
   /** Writes all of `data` from `position` on; durable after {@link flush}. */
   async write(data: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
     op.signal?.throwIfAborted();

@@ -7,11 +7,12 @@ import { invalidArgType, Qcow2Error } from '../errors.js';
 import { guestOffset } from '../format/units.js';
 import { assertChangeable, assertWritable } from './changeable.js';
 import { writeCompressed } from './compressed-write.js';
-import { traced, type RequestEvent } from './channels.js';
+import { isTraced, traced, type RequestEvent } from './channels.js';
 import { checkRange } from './disk-queries.js';
 import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
 import { readGuest } from './read.js';
+import { readGuestNow } from './read-now.js';
 import { RequestCounters, type RequestKind } from './statistics.js';
 import { writeGuest } from './write.js';
 import { zeroGuest, type ZeroOptions } from './zero.js';
@@ -68,6 +69,19 @@ export class Requests {
     } finally {
       this.counters.end('read', started);
     }
+  }
+
+  /** Reads without waiting; false when that cannot be, with anything in `buffer`. */
+  readNow(buffer: Uint8Array, position: number | bigint): boolean {
+    this.assertOpen();
+    assertBytes('buffer', buffer);
+    const { start } = checkRange(this.#guest.image.header.size, position, buffer.length);
+    if (isTraced()) return false;
+    if (!readGuestNow(this.#guest, buffer, guestOffset(start))) return false;
+    const started = this.counters.begin('read');
+    this.counters.bytes('read', buffer.length);
+    this.counters.end('read', started);
+    return true;
   }
 
   async write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {

@@ -95,7 +95,21 @@ export class Mapping {
    * @param splitCopied whether runs end where the COPIED flag changes, as writers need
    */
   async visit(start: GuestOffset, end: number, splitCopied: boolean, visitor: RunVisitor): Promise<void> {
-    const flags = splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
+    const flags = this.#flagsFor(splitCopied);
+    for (let at = this.visitCached(start, end, splitCopied, visitor); at < end;) {
+      const from = at;
+      const stop = Math.min(end, this.sliceEnd(from));
+      const table = hostOffset(this.tableAt(Math.floor(from / this.#geometry.l2Coverage)));
+      await this.cache.use(this.#sliceOffset(table, from), ({ bytes }) =>
+        this.#visitSlice(bytes, flags, from, stop, visitor),
+      );
+      at = this.visitCached(guestOffset(stop), end, splitCopied, visitor);
+    }
+  }
+
+  /** Like {@link visit}, as far as tables are in memory; returns where the first one is missing, or `end`. */
+  visitCached(start: GuestOffset, end: number, splitCopied: boolean, visitor: RunVisitor): GuestOffset {
+    const flags = this.#flagsFor(splitCopied);
     let at: number = start;
     while (at < end) {
       const l1Index = Math.floor(at / this.#geometry.l2Coverage);
@@ -107,16 +121,17 @@ export class Mapping {
         at = stop;
         continue;
       }
-      const stop = Math.min(end, (Math.floor(at / this.#sliceCoverage) + 1) * this.#sliceCoverage);
-      const slice = this.#sliceOffset(hostOffset(table), at);
-      const cached = this.cache.peek(slice);
-      if (cached !== undefined) this.#visitSlice(cached.bytes, flags, at, stop, visitor);
-      else {
-        const from = at;
-        await this.cache.use(slice, ({ bytes }) => this.#visitSlice(bytes, flags, from, stop, visitor));
-      }
+      const cached = this.cache.peek(this.#sliceOffset(hostOffset(table), at));
+      if (cached === undefined) break;
+      const stop = Math.min(end, this.sliceEnd(guestOffset(at)));
+      this.#visitSlice(cached.bytes, flags, at, stop, visitor);
       at = stop;
     }
+    return guestOffset(at);
+  }
+
+  #flagsFor(splitCopied: boolean): number {
+    return splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
   }
 
   /** The runs of a range as records, neighbours merged over table borders. */

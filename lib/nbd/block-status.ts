@@ -27,6 +27,15 @@ export function allocationRuns(disk: Disk): StatusSource {
   };
 }
 
+/** What qemu:allocation-depth says: 0 for what no layer has, 1 for the disk's own, 2 for the layer below, and so on. */
+export function depthRuns(disk: Disk): StatusSource {
+  return async function* (query) {
+    for await (const { type, length, depth } of disk.extents(query)) {
+      yield { length, flags: type === 'unallocated' ? 0 : depth + 1 };
+    }
+  };
+}
+
 /** What qemu:dirty-bitmap:NAME says. */
 export function bitmapRuns(disk: Qcow2, name: string): StatusSource {
   return async function* (query) {

@@ -1,6 +1,7 @@
 /** One client of a server: its socket, TLS, time limits, and how it ends. */
 import type { Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions, type TLSSocket } from 'node:tls';
+import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteReader } from './byte-reader.js';
 import { ConnectionLost, ProtocolViolation } from './endings.js';
@@ -25,11 +26,15 @@ export interface ConnectionOptions {
   readonly tls: TlsOptions | null;
   readonly limits: ConnectionLimits;
   readonly pool: BufferPool;
+  /** Shared by all connections. */
+  readonly budget: Budget;
   readonly onFailure: (error: unknown) => void;
 }
 
 /** How long a client may take to read its last replies when the server closes, milliseconds. */
 const partingTime = 1000;
+
+const noBytes = Buffer.alloc(0);
 
 export class Connection {
   #socket: Socket | TLSSocket;
@@ -44,7 +49,8 @@ export class Connection {
 
   constructor(socket: Socket, options: ConnectionOptions) {
     this.#options = options;
-    this.#window = new Window(options.limits.maxRequests, options.limits.maxRequestBytes);
+    const { maxRequests, maxRequestBytes } = options.limits;
+    this.#window = new Window(maxRequests, maxRequestBytes, options.budget);
     this.#socket = socket;
     this.#reader = this.#attach(socket);
     this.ended = this.#run();
@@ -60,7 +66,8 @@ export class Connection {
   async #run(): Promise<void> {
     const { limits, exports, onFailure, pool, tls } = this.#options;
     const deadline = setTimeout(() => this.#socket.destroy(), limits.handshakeTimeout);
-    const send = (buffers: readonly Buffer[]): Promise<void> => this.#send(buffers);
+    const post = (buffers: readonly Buffer[], sent: () => void): void => this.#post(buffers, sent);
+    const send = (buffers: readonly Buffer[]): Promise<void> => new Promise((sent) => post(buffers, sent));
     try {
       const startTls = tls === null ? null : () => this.#startTls(tls);
       const session = await negotiate({ reader: () => this.#reader, send, startTls, exports });
@@ -73,6 +80,7 @@ export class Connection {
           window: this.#window,
           pool,
           signal,
+          post,
           send,
           onFailure,
         });
@@ -111,25 +119,24 @@ export class Connection {
     await new Promise<void>((resolve) => signal.addEventListener('abort', () => resolve(), { once: true }));
   }
 
-  /** Sends buffers in one go, with those of other replies that are ready now. */
-  #send(buffers: readonly Buffer[]): Promise<void> {
+  /** Sends buffers in one go, with those of other replies that are ready now; `sent` is called once, maybe at once. */
+  #post(buffers: readonly Buffer[], sent: () => void): void {
     const socket = this.#socket;
-    if (!socket.writable) return Promise.resolve();
+    if (!socket.writable) {
+      sent();
+      return;
+    }
     if (socket.writableCorked === 0) {
       socket.cork();
       process.nextTick(() => socket.uncork());
     }
-    return new Promise((resolve) => {
-      const done = (): void => {
-        this.#sending.delete(done);
-        resolve();
-      };
-      this.#sending.add(done);
-      buffers.forEach((buffer, index) => {
-        if (index === buffers.length - 1) socket.write(buffer, done);
-        else socket.write(buffer);
-      });
-    });
+    const done = (): void => {
+      if (this.#sending.delete(done)) sent();
+    };
+    this.#sending.add(done);
+    const last = buffers.length - 1;
+    for (let index = 0; index < last; index += 1) socket.write(buffers[index] ?? noBytes);
+    socket.write(buffers[last] ?? noBytes, done);
   }
 
   /** Lets a real TLS server take the socket over, so that its rules for certificates hold. */

@@ -101,6 +101,7 @@ export const State = { hole: 1, zero: 2 } as const;
 export const stateDirty = 1;
 
 export const allocationContext = 'base:allocation';
+export const depthContext = 'qemu:allocation-depth';
 export const bitmapContextPrefix = 'qemu:dirty-bitmap:';
 
 /** The error numbers that replies may carry, by their names. */

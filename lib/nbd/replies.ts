@@ -86,13 +86,17 @@ export function exportNameReply(size: number, flags: number, noZeroes: boolean):
   return bytes;
 }
 
-export function simpleReply({ high, low }: Cookie, error?: NbdErrorName): Buffer {
+export function simpleReply(cookie: Cookie, error?: NbdErrorName): Buffer {
   const bytes = Buffer.allocUnsafe(simpleReplyBytes);
+  putSimpleReply(bytes, cookie, error === undefined ? 0 : NbdErrno[error]);
+  return bytes;
+}
+
+function putSimpleReply(bytes: Buffer, { high, low }: Cookie, errno: number): void {
   bytes.writeUInt32BE(simpleReplyMagic, 0);
-  bytes.writeUInt32BE(error === undefined ? 0 : NbdErrno[error], 4);
+  bytes.writeUInt32BE(errno, 4);
   bytes.writeUInt32BE(high, 8);
   bytes.writeUInt32BE(low, 12);
-  return bytes;
 }
 
 interface Chunk {
@@ -104,15 +108,41 @@ interface Chunk {
   readonly room: number;
 }
 
-function chunkHeader({ high, low }: Cookie, { type, isLast, length, room }: Chunk): Buffer {
-  const bytes = Buffer.allocUnsafe(structuredReplyBytes + room);
+/** Bytes before the data of a read that is answered in one piece. */
+export const dataHeaderBytes = (isStructured: boolean): number =>
+  isStructured ? structuredReplyBytes + 8 : simpleReplyBytes;
+
+/** Writes what comes before the `length` bytes of the disk that follow in the same buffer. */
+export function putDataHeader(
+  bytes: Buffer,
+  cookie: Cookie,
+  position: number,
+  length: number,
+  isStructured: boolean,
+): void {
+  if (isStructured) {
+    putChunkHeader(bytes, cookie, { type: ReplyType.offsetData, isLast: true, length: 8 + length });
+    putUint64(bytes, position, structuredReplyBytes);
+  } else putSimpleReply(bytes, cookie, 0);
+}
+
+function chunkHeader(cookie: Cookie, chunk: Chunk): Buffer {
+  const bytes = Buffer.allocUnsafe(structuredReplyBytes + chunk.room);
+  putChunkHeader(bytes, cookie, chunk);
+  return bytes;
+}
+
+function putChunkHeader(
+  bytes: Buffer,
+  { high, low }: Cookie,
+  { type, isLast, length }: Omit<Chunk, 'room'>,
+): void {
   bytes.writeUInt32BE(structuredReplyMagic, 0);
   bytes.writeUInt16BE(isLast ? replyFlagDone : 0, 4);
   bytes.writeUInt16BE(type, 6);
   bytes.writeUInt32BE(high, 8);
   bytes.writeUInt32BE(low, 12);
   bytes.writeUInt32BE(length, 16);
-  return bytes;
 }
 
 /** Ends a structured reply that succeeded. */

@@ -3,8 +3,14 @@ import type { Disk, WritableDisk } from '../disk.js';
 import { invalidArgType, invalidArgValue, Qcow2Error } from '../errors.js';
 import { hasFeature } from '../format/features.js';
 import { Qcow2 } from '../index.js';
-import { allocationRuns, bitmapRuns, type StatusSource } from './block-status.js';
-import { allocationContext, bitmapContextPrefix, maxStringBytes, TransmissionFlag } from './protocol.js';
+import { allocationRuns, bitmapRuns, depthRuns, type StatusSource } from './block-status.js';
+import {
+  allocationContext,
+  bitmapContextPrefix,
+  depthContext,
+  maxStringBytes,
+  TransmissionFlag,
+} from './protocol.js';
 
 /** A disk to be served, and how. */
 export interface NbdExport {
@@ -45,6 +51,7 @@ export class ServedExport {
       disk instanceof Qcow2 && disk.header.version >= 3 && !hasFeature(disk.header, 'externalData');
     this.contexts = new Map([
       [allocationContext, allocationRuns(disk)],
+      [depthContext, depthRuns(disk)],
       ...bitmaps.map((bitmap) => [bitmapContextPrefix + bitmap, bitmapRuns(qcow2Of(disk), bitmap)] as const),
     ]);
   }
@@ -68,6 +75,17 @@ export class ServedExport {
   /** What clients should ask in units of, bytes. */
   get preferredBlock(): number {
     return this.disk instanceof Qcow2 ? Math.max(4096, this.disk.header.geometry.clusterSize) : 4096;
+  }
+
+  /** Fills `buffer` if that can be done without waiting. What fails is left to fail in a read that waits. */
+  readNow(buffer: Buffer, position: number): boolean {
+    const { disk } = this;
+    if (disk.readNow === undefined) return false;
+    try {
+      return disk.readNow(buffer, position);
+    } catch {
+      return false;
+    }
   }
 
   transmissionFlags(isStructured: boolean): number {

@@ -3,6 +3,7 @@ import { createServer, type AddressInfo, type Server, type Socket } from 'node:n
 import type { TlsOptions } from 'node:tls';
 import type { Disk } from '../disk.js';
 import { invalidArgValue, outOfRange } from '../errors.js';
+import { Budget } from './budget.js';
 import { BufferPool } from './buffer-pool.js';
 import { Connection, type ConnectionLimits } from './connection.js';
 import { defaultPort } from './protocol.js';
@@ -28,6 +29,11 @@ export interface ServeOptions {
   maxRequests?: number;
   /** Bytes these may read or write in memory at once; 64 MiB by default. One request has up to 32 MiB. */
   maxRequestBytes?: number;
+  /**
+   * Bytes that the requests of all clients may read or write in memory at once; 256 MiB by default. Those of more wait their
+   * turn, but for one of up to 1 MiB of each client.
+   */
+  maxTotalBytes?: number;
   /** Milliseconds for a handshake; 10000 by default. */
   handshakeTimeout?: number;
   /** Milliseconds in which a message begun must move; 60000 by default. A client between messages may be idle for ever. */
@@ -125,9 +131,10 @@ export async function serveNbd(
   refuseSameNames(exports);
   const { tls = null, onError = () => undefined } = options;
   const pool = new BufferPool(poolBytes);
+  const budget = new Budget(options.maxTotalBytes ?? 256 * 1024 * 1024);
   const connections = new Set<Connection>();
   const accept = (socket: Socket): void => {
-    const connection = new Connection(socket, { exports, tls, limits, pool, onFailure: onError });
+    const connection = new Connection(socket, { exports, tls, limits, pool, budget, onFailure: onError });
     connections.add(connection);
     void connection.ended.then(() => connections.delete(connection));
   };
@@ -144,9 +151,9 @@ function isList(disk: Disk | readonly NbdExport[]): disk is readonly NbdExport[]
 
 function checkLimits(options: ServeOptions): ConnectionLimits {
   const { maxRequests = 128, maxRequestBytes = 64 * 1024 * 1024 } = options;
-  const { handshakeTimeout = 10_000, stallTimeout = 60_000, maxConnections } = options;
+  const { handshakeTimeout = 10_000, stallTimeout = 60_000, maxConnections, maxTotalBytes } = options;
   const limits = { maxRequests, maxRequestBytes, handshakeTimeout, stallTimeout };
-  for (const [name, value] of Object.entries({ ...limits, maxConnections })) {
+  for (const [name, value] of Object.entries({ ...limits, maxConnections, maxTotalBytes })) {
     if (value !== undefined && (!Number.isSafeInteger(value) || value < 1)) {
       throw outOfRange(name, 'an integer from 1 on', value);
     }

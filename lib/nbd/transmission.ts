@@ -17,9 +17,11 @@ import { Command, CommandFlag, getUint64, maxPayloadBytes, requestBytes, request
 import {
   blockStatusChunk,
   dataChunkHeader,
+  dataHeaderBytes,
   doneChunk,
   errorChunk,
   holeChunk,
+  putDataHeader,
   simpleReply,
   type Cookie,
 } from './replies.js';
@@ -32,7 +34,9 @@ export interface Line {
   readonly pool: BufferPool;
   /** Aborted when the client is gone. */
   readonly signal: AbortSignal;
-  /** Sends buffers one behind the other; resolves when the system has them, also if it never will. */
+  /** Sends buffers one behind the other; `sent` is called once the system has them, also if it never will. */
+  readonly post: (buffers: readonly Buffer[], sent: () => void) => void;
+  /** The same; resolves when the system has them, also if it never will. */
   readonly send: (buffers: readonly Buffer[]) => Promise<void>;
   /** Told of failures of the disk. */
   readonly onFailure: (error: unknown) => void;
@@ -42,6 +46,8 @@ export interface Line {
 const holeUnit = 4096;
 /** A reply with more pieces than this goes on as one piece. */
 const maxPieces = 16;
+/** Longer reads are better off on the thread pool, beside what goes on here, bytes. */
+const maxNowBytes = 256 * 1024;
 /** What an answer about block status may take, bytes; it counts like data. */
 const statusCost = 128 * 1024;
 
@@ -63,7 +69,8 @@ export async function transmit(session: Session, line: Line): Promise<void> {
       throw new ProtocolViolation(`a write of ${request.length} bytes`);
     }
     const cost = costOf(request);
-    await window.enter(cost);
+    if (!window.tryEnter(cost)) await window.enter(cost);
+    if (answerNow(request, session, line, cost)) continue;
     try {
       const data = isWrite ? await payload(reader, request.length) : noData;
       void answer(request, data, session, line).finally(() => window.leave(cost));
@@ -72,6 +79,33 @@ export async function transmit(session: Session, line: Line): Promise<void> {
       throw error;
     }
   }
+}
+
+/**
+ * Answers a read of what is in memory without a promise, straight from the buffer it was read to; false when it is to be answered
+ * another way. What is wrong with a request or the disk is found that way, too.
+ */
+function answerNow(request: Request, session: Session, line: Line, cost: number): boolean {
+  const { type, cookie, position, length, flags } = request;
+  const { served, isStructured } = session;
+  const isSmall = type === Command.read && length > 0 && length <= maxNowBytes;
+  const isPlain = (flags & ~CommandFlag.df) === 0 && (flags === 0 || isStructured);
+  if (!isSmall || !isPlain || position + length > served.size) return false;
+  const { pool, window } = line;
+  const headerBytes = dataHeaderBytes(isStructured);
+  const reply = pool.take(headerBytes + length);
+  const data = reply.subarray(headerBytes);
+  if (!served.readNow(data, position)) {
+    pool.give(reply);
+    return false;
+  }
+  const pieces = isStructured && flags === 0 ? piecesOf(data) : [];
+  if (pieces.length === 0) putDataHeader(reply, cookie, position, length, isStructured);
+  line.post(pieces.length === 0 ? [reply] : replyInPieces(data, request, pieces), () => {
+    pool.give(reply);
+    window.leave(cost);
+  });
+  return true;
 }
 
 function parseRequest(header: Buffer): Request {
@@ -150,6 +184,14 @@ function readReply(
   const mayFragment = (flags & CommandFlag.df) === 0;
   const pieces = mayFragment ? piecesOf(buffer) : [];
   if (pieces.length === 0) return [dataChunkHeader(cookie, position, buffer.length, true), buffer];
+  return replyInPieces(buffer, { cookie, position }, pieces);
+}
+
+function replyInPieces(
+  buffer: Buffer,
+  { cookie, position }: Pick<Request, 'cookie' | 'position'>,
+  pieces: readonly Piece[],
+): Buffer[] {
   return pieces.flatMap(({ start, end, isHole }) => {
     const at = position + start;
     const isLast = end === buffer.length;

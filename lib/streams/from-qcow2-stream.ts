@@ -222,28 +222,24 @@ async function copyPieces(
   const turns = new Turns();
   const walk = new StreamWalk(disk.guest, storage, leastWrite);
   let done = 0;
-  const writes = inOrder(
-    streamPieces(disk.guest, walk),
-    writesAtOnce,
-    async ({ start, length, data }) => {
-      const turn = turns.next();
-      try {
-        if (data === null) {
-          await turn.begins;
-          if (!target.startsZero || !sparse) await target.zero({ start, end: start + length });
-        } else {
-          await target.write(
-            { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
-            turn,
-          );
-          walk.recycle(data);
-        }
-      } finally {
-        turn.end();
+  const writes = inOrder(streamPieces(disk.guest, walk), writesAtOnce, async ({ start, length, data }) => {
+    const turn = turns.next();
+    try {
+      if (data === null) {
+        await turn.begins;
+        if (!target.startsZero || !sparse) await target.zero({ start, end: start + length });
+      } else {
+        await target.write(
+          { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
+          turn,
+        );
+        walk.recycle(data);
       }
-      return length;
-    },
-  );
+    } finally {
+      turn.end();
+    }
+    return length;
+  });
   for await (const length of writes) {
     done += length;
     onProgress?.({ done, total: disk.size });

@@ -43,7 +43,7 @@ describe('libnbd', () => {
       'export-name': 'one',
       'export-size': 2 * mib,
       description: 'for writing',
-      contexts: ['base:allocation'],
+      contexts: ['base:allocation', 'qemu:allocation-depth'],
       is_read_only: false,
       can_cache: true,
       can_df: true,

@@ -1,0 +1,59 @@
+/** A guest read that is over when it returns: for many small requests waiting costs more than reading. */
+import type { Disk } from '../disk.js';
+import { type GuestOffset, type HostOffset } from '../format/units.js';
+import { invalidRun } from '../metadata/run.js';
+import { RunKind } from '../native.js';
+import type { GuestImage } from './guest-image.js';
+import { checkPlace } from './read.js';
+
+/**
+ * Fills `buffer` with guest bytes from `position` on if tables and data are in memory, the system's or this image's own; false
+ * when not, or when the range is being changed.
+ * @throws as a read of damaged tables does
+ */
+export function readGuestNow(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): boolean {
+  const end = position + buffer.length;
+  if (!guest.locks.isShareable(position, end)) return false;
+  let isThere = true;
+  const reached = guest.image.mapping.visitCached(position, end, false, (kind, start, length, host, aux) => {
+    const part = buffer.subarray(start - position, start - position + length);
+    isThere &&= readRunNow(guest, part, kind, start, host, aux);
+  });
+  return isThere && reached === end;
+}
+
+function readRunNow(
+  guest: GuestImage,
+  part: Uint8Array,
+  kind: RunKind,
+  start: GuestOffset,
+  host: HostOffset,
+  aux: number,
+): boolean {
+  switch (kind) {
+    case RunKind.data:
+      checkPlace(guest, start, host, part.length);
+      return guest.cipher === null && guest.image.dataStorage.readCached?.(part, host) === true;
+    case RunKind.zero:
+    case RunKind.zeroAllocated:
+      part.fill(0);
+      return true;
+    case RunKind.unallocated:
+    case RunKind.unallocatedInCluster:
+      return readBelowNow(guest.backing, part, start);
+    case RunKind.compressed:
+      return false;
+    case RunKind.invalid:
+      throw invalidRun(start, aux);
+  }
+}
+
+function readBelowNow(
+  backing: Pick<Disk, 'size' | 'readNow'> | null,
+  part: Uint8Array,
+  start: GuestOffset,
+): boolean {
+  const there = backing === null ? 0 : Math.min(part.length, Math.max(0, backing.size - start));
+  part.fill(0, there);
+  return there === 0 || backing?.readNow?.(part.subarray(0, there), start) === true;
+}
