@@ -14,12 +14,12 @@ import { checkPlace } from './read.js';
 export function readGuestNow(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): boolean {
   const end = position + buffer.length;
   if (!guest.locks.isShareable(position, end)) return false;
-  let isThere = true;
+  let missing = 0;
   const reached = guest.image.mapping.visitCached(position, end, false, (kind, start, length, host, aux) => {
     const part = buffer.subarray(start - position, start - position + length);
-    isThere &&= readRunNow(guest, part, kind, start, host, aux);
+    if (missing === 0 && !readRunNow(guest, part, kind, start, host, aux)) missing += 1;
   });
-  return isThere && reached === end;
+  return missing === 0 && reached === end;
 }
 
 function readRunNow(
