@@ -175,10 +175,12 @@ export class Image {
     await this.committer.barrier();
   }
 
-  /** Clears the DIRTY bit once all refcounts are durable; it stays while they still need a repair. */
+  /**
+   * Clears the DIRTY bit; it stays while refcounts still need a repair. The committer must have settled: what it lowered
+   * last may not be durable yet, but that only leaks, which needs no DIRTY bit.
+   */
   async markClean(): Promise<void> {
     if (!this.#dirtyMarked || !this.#refcountsSound) return;
-    await this.committer.barrier();
     await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', false).incompatible });
     await this.committer.barrier();
     this.#dirtyMarked = false;

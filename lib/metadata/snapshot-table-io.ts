@@ -21,7 +21,7 @@ export async function readSnapshotTable({ storage, header }: Image): Promise<rea
 
 /**
  * Puts a table of other entries in the place of the present one, in one step that a crash cannot split.
- * Order: table, refcounts and all that was written before | header | free the old table.
+ * Order: refcounts and all that was written before, table | header | free the old table.
  */
 export async function replaceSnapshotTable(
   image: Image,
@@ -38,8 +38,8 @@ export async function replaceSnapshotTable(
     snapshotsOffset = hostOffset(first * geometry.clusterSize);
   }
   try {
-    if (table.length > 0) await storage.write(padded, snapshotsOffset);
     await committer.settle();
+    if (table.length > 0) await storage.write(padded, snapshotsOffset);
     await committer.barrier();
   } catch (error) {
     if (table.length > 0) committer.freeLater(snapshotsOffset, padded.length, true);

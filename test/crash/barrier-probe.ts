@@ -41,8 +41,11 @@ export class BarrierProbe implements Storage {
   }
 
   async writev(buffers: readonly Uint8Array[], position: number): Promise<void> {
-    this.#last = await this.#areaOf(position);
+    const area = await this.#areaOf(position);
+    this.#last = area;
     await this.#recording.writev(buffers, position);
+    // A barrier that came meanwhile does not hold for it.
+    this.#last = area;
   }
 
   truncate(size: number): Promise<void> {

@@ -123,6 +123,8 @@ async function contentProblem(run: CrashRun, state: CrashState): Promise<string 
     if (!guest.allowsSize(disk.size, moment))
       return `the size is ${disk.size} after a crash at tick ${moment}`;
   }
+  const broken = await guest.brokenPromise(disk, state);
+  if (broken !== null) return `what was promised does not hold: ${broken}`;
   const read = (buffer: Buffer, position: number): Promise<void> =>
     disk.read(buffer.subarray(0, Math.max(0, disk.size - position)), position);
   return (await guest.history.firstProblem(read, state)) ?? bitmapProblem(run, state, disk);

@@ -19,6 +19,15 @@ export interface NotedSnapshot extends Span {
   readonly content: Buffer;
 }
 
+/** Something that a call changed durably: while it does, the former may hold or this; afterwards this must. */
+interface Promised {
+  readonly what: string;
+  readonly begin: number;
+  made: number;
+  gone: number;
+  readonly holds: (disk: Qcow2) => boolean | Promise<boolean>;
+}
+
 /** What a bitmap counts its changes from. */
 interface Base {
   readonly since: number;
@@ -35,6 +44,8 @@ export class Guest {
   readonly snapshots: NotedSnapshot[];
   /** Bitmaps that record all changes, by name, with what they count from: when the disk loses its end, it counts anew. */
   readonly bitmaps: Map<string, Base[]>;
+  /** What was promised besides content, sizes and snapshots. */
+  readonly promises: Promised[] = [];
   /** The tick when closing was done. */
   closedAt = Infinity;
   readonly #mark: () => number;
@@ -148,6 +159,46 @@ export class Guest {
     return begun
       .slice(begun.findLastIndex(({ end }) => end <= moment))
       .some((change) => change.size === size);
+  }
+
+  /** Does what promises that something holds from then on, until the same is promised to be otherwise. */
+  async promising(what: string, run: () => Promise<unknown>, holds: Promised['holds']): Promise<void> {
+    const former = this.promises.filter((one) => one.what === what);
+    const promised: Promised = { what, begin: this.#mark(), made: Infinity, gone: Infinity, holds };
+    this.promises.push(promised);
+    await run();
+    promised.made = this.#mark();
+    for (const one of former) one.gone = Math.min(one.gone, promised.made);
+  }
+
+  /** What was promised and does not hold of a disk that crashed between two ticks, or null. */
+  async brokenPromise(disk: Qcow2, { from, to }: { from: number; to: number }): Promise<string | null> {
+    const due = new Set(this.promises.filter(({ made }) => made <= to).map(({ what }) => what));
+    for (const what of due) {
+      const possible = this.promises.filter((one) => one.what === what && one.begin <= to && one.gone > from);
+      const held = await Promise.all(possible.map(({ holds }) => holds(disk)));
+      if (!held.includes(true)) return what;
+    }
+    return null;
+  }
+
+  /** Does something while flushes come from beside, at any moment between its steps. */
+  async flushingBeside(run: () => Promise<unknown>): Promise<void> {
+    let isOver = false;
+    const flushAgain = async (): Promise<void> => {
+      for (let i = 1; !isOver; i += 1) {
+        await this.flush();
+        // What runs on the thread pool has to come to its turn, too.
+        if (i % 8 === 0) await new Promise((resolve) => setImmediate(resolve));
+      }
+    };
+    const flushes = flushAgain();
+    try {
+      await run();
+    } finally {
+      isOver = true;
+      await flushes;
+    }
   }
 
   async close(): Promise<void> {

@@ -1,5 +1,6 @@
 /** What is being done to an image when it crashes or when its storage fails. */
-import type { MemoryStorage } from '../../lib/index.js';
+import { hasFeature } from '../../lib/format/features.js';
+import type { MemoryStorage, Qcow2 } from '../../lib/index.js';
 import { Random } from '../support/pattern.js';
 import type { Guest } from './guest.js';
 import type { Kind } from './kinds.js';
@@ -182,6 +183,18 @@ export const workloads: readonly Workload[] = [
     },
   },
   {
+    name: 'snapshots made and deleted while flushes come from beside',
+    fits: canSnapshot,
+    run: async (guest) => {
+      await guest.write(3 * kib, 2 * kib);
+      await guest.flushingBeside(() => guest.snapshot('a'));
+      await guest.write(4 * kib, 1 * kib);
+      await guest.flushingBeside(() => guest.snapshot('b'));
+      await guest.flushingBeside(() => guest.deleteSnapshot('a'));
+      await guest.close();
+    },
+  },
+  {
     name: 'snapshots of disks of other sizes',
     fits: (kind) => canSnapshot(kind) && kind.version === 3,
     growth: farGrowth,
@@ -225,18 +238,44 @@ export const workloads: readonly Workload[] = [
       await guest.write(3 * kib, 2 * kib);
       await guest.bitmap('all');
       await guest.write(8 * kib, 3 * kib);
-      await bitmaps.create({ name: 'other', granularity: 512 });
+      await guest.promising(
+        'whether a bitmap is enabled',
+        () => bitmaps.create({ name: 'other', granularity: 512 }),
+        (disk) => isEnabled(disk, 'other', true),
+      );
       await guest.zero(30 * kib, 8 * kib);
-      await bitmaps.disable('other');
+      await guest.promising(
+        'whether a bitmap is enabled',
+        () => bitmaps.disable('other'),
+        (disk) => isEnabled(disk, 'other', false),
+      );
       await guest.flush();
       await bitmaps.merge('all', ['other']);
       await guest.discard(0, 4 * kib);
-      await bitmaps.enable('other');
+      await guest.promising(
+        'whether a bitmap is enabled',
+        () => bitmaps.enable('other'),
+        (disk) => isEnabled(disk, 'other', true),
+      );
       await bitmaps.clear('other');
       await guest.resize(guest.size * 2);
       await guest.write(guest.size - 512, 512);
-      await bitmaps.remove('other');
+      await guest.promising(
+        'whether a bitmap is enabled',
+        () => bitmaps.remove('other'),
+        (disk) => isEnabled(disk, 'other', undefined),
+      );
       await guest.write(50 * kib, 512);
+      await guest.close();
+    },
+  },
+  {
+    name: 'the only bitmap made and removed',
+    fits: ({ version, bitmaps }) => version === 3 && !bitmaps,
+    run: async (guest) => {
+      await guest.bitmap('all');
+      await guest.write(8 * kib, 3 * kib);
+      await guest.disk.bitmaps.remove('all');
       await guest.close();
     },
   },
@@ -273,7 +312,11 @@ export const workloads: readonly Workload[] = [
     fits: hasBacking,
     run: async (guest) => {
       await guest.write(60 * kib, 1024);
-      await guest.disk.rebase(null);
+      await guest.promising(
+        'the backing file',
+        () => guest.disk.rebase(null),
+        ({ header }) => header.backingFile === null,
+      );
       await guest.write(60 * kib, 5 * kib);
       await guest.close();
     },
@@ -282,13 +325,25 @@ export const workloads: readonly Workload[] = [
     name: 'amend',
     run: async (guest) => {
       await guest.write(3 * kib, 2 * kib);
-      if (guest.disk.header.version === 2) await guest.disk.amend({ version: 3 });
+      await guest.promising(
+        'the version',
+        () => guest.disk.amend({ version: 3 }),
+        ({ header }) => header.version === 3,
+      );
       await guest.disk.amend({ refcountBits: 32 });
       await guest.write(60 * kib, 2 * kib);
-      await guest.disk.amend({ lazyRefcounts: true });
+      await guest.promising(
+        'lazy refcounts',
+        () => guest.disk.amend({ lazyRefcounts: true }),
+        ({ header }) => hasFeature(header, 'lazyRefcounts'),
+      );
       await guest.write(4 * kib, 2 * kib);
       await guest.flush();
-      await guest.disk.amend({ lazyRefcounts: false, refcountBits: 8 });
+      await guest.promising(
+        'lazy refcounts',
+        () => guest.disk.amend({ lazyRefcounts: false, refcountBits: 8 }),
+        ({ header }) => !hasFeature(header, 'lazyRefcounts') && header.geometry.refcountBits === 8,
+      );
       await guest.discard(0, 8 * kib);
       await guest.close();
     },
@@ -298,9 +353,7 @@ export const workloads: readonly Workload[] = [
     prepare: leaveLeaks,
     run: async (guest) => {
       await guest.write(3 * kib, 512);
-      const report = await guest.disk.check({ repair: 'all' });
-      const isKnown = report.checkErrors === 0;
-      if (isKnown && report.corruptions + report.leaks > 0) throw new Error('the repair did not help');
+      await guest.promising('a repair', () => repair(guest), isRepaired);
       await guest.write(60 * kib, 2 * kib);
       await guest.disk.rebuildRefcounts();
       await guest.write(75 * kib, 2 * kib);
@@ -387,6 +440,21 @@ export const fillUp: Workload = {
     await guest.close();
   },
 };
+
+async function isEnabled(disk: Qcow2, name: string, wanted: boolean | undefined): Promise<boolean> {
+  return (await disk.bitmaps.list()).find((one) => one.name === name)?.enabled === wanted;
+}
+
+async function repair(guest: Guest): Promise<void> {
+  const report = await guest.disk.check({ repair: 'all' });
+  const isKnown = report.checkErrors === 0;
+  if (isKnown && report.corruptions + report.leaks > 0) throw new Error('the repair did not help');
+}
+
+/** Refcounts may be late again in a dirty image. */
+async function isRepaired(disk: Qcow2): Promise<boolean> {
+  return hasFeature(disk.header, 'dirty') || (await disk.check()).corruptions === 0;
+}
 
 /** Any changes, some of them at once. */
 export function randomWorkload(seed: number, kind: Kind): Workload {

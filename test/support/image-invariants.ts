@@ -59,15 +59,21 @@ class Inspector {
   }
 
   #referExtensions(): void {
+    const bitmapsTrusted = this.#version >= 3 && (this.#entry(88) & 1n) !== 0n;
+    let hasBitmaps = false;
     let at = this.#version < 3 ? 72 : this.#image.readUInt32BE(100);
     for (let type = this.#u32(at); type !== 0 && at < this.#clusterSize; type = this.#u32(at)) {
       if (type === 0x0537be77)
         this.#refer(Number(this.#entry(at + 8)), Number(this.#entry(at + 16)), 'encryption header');
       // Without its autoclear bit the extension means nothing.
-      if (type === 0x23852875 && (this.#entry(88) & 1n) !== 0n)
+      if (type === 0x23852875 && bitmapsTrusted) {
+        hasBitmaps = true;
         this.#referBitmaps(Number(this.#entry(at + 24)), Number(this.#entry(at + 16)));
+      }
       at += 8 + Math.ceil(this.#u32(at + 4) / 8) * 8;
     }
+    if (bitmapsTrusted && !hasBitmaps)
+      this.problems.push('the autoclear bit of bitmaps is set without their extension');
   }
 
   #referBitmaps(directory: number, bytes: number): void {
