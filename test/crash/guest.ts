@@ -176,8 +176,9 @@ export class Guest {
     const due = new Set(this.promises.filter(({ made }) => made <= to).map(({ what }) => what));
     for (const what of due) {
       const possible = this.promises.filter((one) => one.what === what && one.begin <= to && one.gone > from);
-      const held = await Promise.all(possible.map(({ holds }) => holds(disk)));
-      if (!held.includes(true)) return what;
+      let isHeld = false;
+      for (const { holds } of possible) isHeld ||= await holds(disk);
+      if (!isHeld) return what;
     }
     return null;
   }
