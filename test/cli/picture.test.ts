@@ -150,6 +150,17 @@ if (executablePath !== undefined) {
       await page.mouse.move(box.x + box.width * 0.51, box.y + box.height / 2);
       const output = page.locator('figure').first().locator('output');
       expect(await output.textContent()).toMatch(/: Zeros 256 KiB$/);
+      const tip = page.locator('.tip');
+      expect(await tip.textContent()).toMatch(/ to .*\nZeros 256 KiB$/);
+      // The plot of places has its own, wherever something is stored.
+      const plot = page.locator('svg.plot');
+      await plot.scrollIntoViewIfNeeded();
+      await plot.locator('path').first().hover();
+      expect(await tip.textContent()).toMatch(/^Disk .* to .*\nFile .* to .*\n.* stored$/);
+      await page.mouse.move(2, 2);
+      expect(await tip.isVisible()).toBe(false);
+      await strip.scrollIntoViewIfNeeded();
+      await page.mouse.move(box.x + box.width * 0.51, box.y + box.height / 2);
       await page.mouse.wheel(0, -300);
       await expect.poll(() => strip.getAttribute('viewBox')).not.toMatch(/^0 0 1024 /);
       const zoomed = await strip.getAttribute('viewBox');

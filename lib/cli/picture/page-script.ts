@@ -1,11 +1,11 @@
 /**
- * What makes the page's strips move: zoom, a cursor and what lies under it. It runs in a browser, with nothing but the
+ * What makes the page's strips move: zoom, a cursor, what lies under it, and tips for whoever points at something. It runs in a browser, with nothing but the
  * page's own data; without it the strips and tables are still there.
  */
 export const pageScript = String.raw`
 'use strict';
 (() => {
-  const data = JSON.parse(document.getElementById('picture').textContent);
+  const { lists, plot } = JSON.parse(document.getElementById('picture').textContent);
   const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB'];
   const size = (bytes) => {
     let unit = 0;
@@ -18,11 +18,26 @@ export const pageScript = String.raw`
     return list;
   };
 
+  // Says beside the pointer what the output under a strip, or a table, says to everybody.
+  const tip = document.createElement('div');
+  tip.className = 'tip';
+  tip.hidden = true;
+  tip.setAttribute('aria-hidden', 'true');
+  document.body.append(tip);
+  const tell = (event, text) => {
+    tip.textContent = text;
+    tip.hidden = text === '';
+    tip.style.left = Math.max(4, Math.min(event.clientX + 14, innerWidth - tip.offsetWidth - 8)) + 'px';
+    const below = event.clientY + 18;
+    tip.style.top = (below + tip.offsetHeight < innerHeight ? below : event.clientY - tip.offsetHeight - 12) + 'px';
+  };
+  const leave = () => { tip.hidden = true; };
+
   // Strips of one group show the same stretch.
   const groups = new Map();
   for (const svg of document.querySelectorAll('svg.strip')) {
     const { group, list } = svg.dataset;
-    const strip = { svg, list: data[list], kinds: Object.entries(data[list].kinds).map(([label, runs]) => [label, expand(runs)]) };
+    const strip = { svg, list: lists[list], kinds: Object.entries(lists[list].kinds).map(([label, runs]) => [label, expand(runs)]) };
     if (!groups.has(group)) groups.set(group, { strips: [], start: 0, end: strip.list.parts, cursor: 0 });
     groups.get(group).strips.push(strip);
     enliven(groups.get(group), strip);
@@ -68,8 +83,11 @@ export const pageScript = String.raw`
         strip.drag = event.clientX;
         pan(group, moved);
       }
-      point(group, partAt(event));
+      const part = partAt(event);
+      point(group, part);
+      tell(event, describe(strip, part).replace(': ', '\n').replaceAll(', ', '\n'));
     });
+    svg.addEventListener('pointerleave', leave);
     svg.addEventListener('pointerdown', (event) => { strip.drag = event.clientX; });
     svg.addEventListener('pointerup', () => { strip.drag = undefined; });
     svg.addEventListener('wheel', (event) => {
@@ -91,6 +109,19 @@ export const pageScript = String.raw`
       event.preventDefault();
     });
   }
+
+  const drawing = document.querySelector('svg.plot');
+  const stored = expand(plot.bytes);
+  drawing.addEventListener('pointermove', (event) => {
+    const box = drawing.getBoundingClientRect();
+    const cell = (at, length) => Math.min(plot.side - 1, Math.max(0, Math.floor((at / length) * plot.side)));
+    const column = cell(event.clientX - box.left, box.width);
+    const row = cell(event.clientY - box.top, box.height);
+    const range = (part, whole) => size(Math.round((part / plot.side) * whole)) + ' to ' + size(Math.round(((part + 1) / plot.side) * whole));
+    const bytes = stored[column * plot.side + row];
+    tell(event, bytes === 0 ? '' : 'Disk ' + range(column, plot.disk) + '\nFile ' + range(row, plot.file) + '\n' + size(bytes) + ' stored');
+  });
+  drawing.addEventListener('pointerleave', leave);
 
   function zoom(group, factor, around) {
     const parts = group.strips[0].list.parts;

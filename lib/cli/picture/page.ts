@@ -51,12 +51,12 @@ function tiles({ virtualSize, clusterSize, file, layers, refcountsTooLow }: Imag
   const pieces = sum(layers[0]?.pieces ?? []);
   const leaked = sum(file.bytes.leaked);
   const entries: [string, string, boolean?][] = [
-    ['Virtual size', bytesText(virtualSize)],
-    ['Length of the file', bytesText(file.size)],
-    ['Cluster size', bytesText(clusterSize)],
+    ['Disk', bytesText(virtualSize)],
+    ['File', bytesText(file.size)],
+    ['Clusters', bytesText(clusterSize)],
     ['Stored', bytesText(sum(disk?.data ?? []))],
-    ['Stored compressed', bytesText(sum(disk?.compressed ?? []))],
-    ['Pieces in the file', countText(pieces)],
+    ['Compressed', bytesText(sum(disk?.compressed ?? []))],
+    ['Pieces', countText(pieces)],
     ['Leaked', bytesText(leaked), leaked > 0],
     ['Wrong refcounts', countText(refcountsTooLow), refcountsTooLow > 0],
   ];
@@ -135,7 +135,7 @@ function placesSection(picture: ImagePicture): string {
   return `<h2>Where each part of the disk lives</h2>
 <p>From left to right the disk (0 to ${bytesText(virtualSize)}), from top to bottom the ${dataFile === null ? 'file' : 'data file'} (0 to
 ${bytesText(whole.size)}). A disk that is stored in order is one diagonal; dots all over mean that reading it in order jumps about in the
-file. The darker, the more is stored there.</p>
+file. The stronger the colour, the more is stored there.</p>
 <svg class="plot" viewBox="0 0 ${links.side} ${links.side}" shape-rendering="crispEdges" role="img" aria-label="Places of the disk in the file; the tables above have the numbers">${dotPaths(picture)}</svg>`;
 }
 
@@ -199,7 +199,7 @@ function runs(values: Float64Array): number[] {
 }
 
 /** What the script needs, as JSON that cannot end the element it stands in. */
-function pageData({ layers, file, dataFile }: ImagePicture): string {
+function pageData({ layers, file, dataFile, links, virtualSize }: ImagePicture): string {
   const lists: Record<string, ListData> = { file: listData(file, fileKinds, fileText) };
   const [top] = layers;
   if (top !== undefined) {
@@ -210,5 +210,11 @@ function pageData({ layers, file, dataFile }: ImagePicture): string {
   layers.slice(0, maxDrawnLayers).forEach(({ disk }, depth) => {
     lists[`layer${depth}`] = listData(disk, guestKinds, guestText);
   });
-  return JSON.stringify(lists).replaceAll('<', '\\u003c');
+  const plot = {
+    side: links.side,
+    disk: virtualSize,
+    file: (dataFile ?? file).size,
+    bytes: runs(links.bytes),
+  };
+  return JSON.stringify({ lists, plot }).replaceAll('<', '\\u003c');
 }

@@ -3,6 +3,8 @@ import type { PartList } from '../../operations/picture-record.js';
 
 /** Height of a strip in its own units; its width is the number of parts. */
 export const stripHeight = 100;
+/** What is there is seen, however little it is of its part. */
+const leastHeight = 8;
 
 /** The columns of a strip, one path for each kind, stacked from the bottom in the order of `kinds`. */
 export function stripPaths<Kind extends string>(list: PartList<Kind>, kinds: readonly Kind[]): string {
@@ -36,8 +38,7 @@ function columns<Kind extends string>(
   for (let part = 0; part < list.length; part++) {
     const whole = Math.min(partBytes, size - part * partBytes);
     const share = whole <= 0 ? 0 : Math.min(1, (list[part] ?? 0) / whole);
-    // What is there is drawn, however little it is.
-    const height = share === 0 ? 0 : Math.max(1, share * stripHeight);
+    const height = share === 0 ? 0 : Math.max(leastHeight, share * stripHeight);
     const bottom = Math.min(below[part] ?? 0, stripHeight - height);
     below[part] = bottom + height;
     if (bottom === before[0] && height === before[1]) continue;

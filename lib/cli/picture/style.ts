@@ -32,7 +32,7 @@ h1{font-size:1.5rem;margin:.2rem 0 .4rem;overflow-wrap:anywhere}
 h2{font-size:1.1rem;margin:2.2rem 0 .3rem}
 p{margin:.3rem 0 .8rem;color:var(--quiet);max-width:75ch}
 a{color:var(--accent)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(8rem,1fr));gap:.6rem;margin:1rem 0;padding:0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(7rem,1fr));gap:.6rem;margin:1rem 0;padding:0}
 .tiles div{background:var(--panel);border:1px solid var(--line);border-radius:6px;padding:.5rem .75rem}
 .tiles dt{color:var(--quiet);font-size:.8rem}
 .tiles dd{margin:0;font-size:1.15rem;font-variant-numeric:tabular-nums}
@@ -51,13 +51,15 @@ figcaption{font-size:.85rem;color:var(--quiet);margin-bottom:.15rem;overflow-wra
 .bar output{color:var(--ink);font-variant-numeric:tabular-nums}
 button{font:inherit;color:inherit;background:var(--panel);border:1px solid var(--line);border-radius:5px;padding:.1rem .6rem;cursor:pointer}
 button:focus-visible,summary:focus-visible,.wide:focus-visible{outline:3px solid var(--accent);outline-offset:2px}
-.plot{display:block;width:100%;max-width:34rem;aspect-ratio:1;border:1px solid var(--line);border-radius:3px}
+.plot{display:block;width:100%;max-width:40rem;cursor:crosshair;aspect-ratio:1;border:1px solid var(--line);border-radius:3px}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums;margin:.3rem 0 1rem}
 th,td{text-align:right;padding:.2rem .8rem .2rem 0;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child,td:first-child,.text{text-align:left}
-td.text{white-space:normal;overflow-wrap:anywhere}
+td.text{white-space:normal;overflow-wrap:anywhere;min-width:10rem}
 thead th{color:var(--quiet);font-weight:500}
 summary{cursor:pointer;font-size:.9rem;color:var(--accent)}
+.tip{position:fixed;z-index:1;max-width:22rem;padding:.35rem .6rem;background:var(--ink);color:var(--paper);border-radius:5px;font-size:.8rem;line-height:1.4;white-space:pre-line;pointer-events:none;font-variant-numeric:tabular-nums}
+.tip[hidden]{display:none}
 @media print{.bar button{display:none}}
 `;
