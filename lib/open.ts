@@ -12,6 +12,7 @@ import { requireSecret } from './io/encryption/secret.js';
 import type { DataCipher, GuestImage } from './io/guest-image.js';
 import { RangeLock } from './io/range-lock.js';
 import { RawDisk } from './io/raw-disk.js';
+import { log } from './log.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
 import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
@@ -173,6 +174,7 @@ async function prepareForWriting(image: Image): Promise<void> {
   await image.clearUnknownAutoclear();
   if (!hasFeature(image.header, 'dirty')) return;
   const { repairDirtyImage } = await import('./operations/repair.js');
+  log('%s was not closed properly: counting its clusters', image.storage.name);
   await repairDirtyImage(image);
 }
 

@@ -1,6 +1,5 @@
 /** open() and class Qcow2: wires the parts together and owns their lifetime. What does whole jobs is loaded when one is asked for. */
 import type { Readable } from 'node:stream';
-import { debuglog } from 'node:util';
 import type { ByteRange, Disk, Extent, ExtentQuery, Op, WritableDisk } from './disk.js';
 import type { Header } from './format/header.js';
 import { toBytes } from './format/units.js';
@@ -12,6 +11,7 @@ import type { GuestImage } from './io/guest-image.js';
 import type { RawDisk } from './io/raw-disk.js';
 import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.js';
 import type { CacheStats, DiskStats } from './io/statistics.js';
+import { log } from './log.js';
 import type { TableCache } from './metadata/table-cache.js';
 import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
@@ -27,8 +27,6 @@ import type { BackingName, RebaseOptions } from './operations/rebase.js';
 import type { ResizeOptions } from './operations/resize.js';
 import { Snapshots } from './operations/snapshots.js';
 import type { ImageFormat, OpenOptions, Source } from './options.js';
-
-const log = debuglog('qcow2');
 
 /** @internal How an image opens what it stands on: with this module's own disks. */
 export const chain: ChainContext = {
@@ -95,7 +93,7 @@ export class Qcow2 implements WritableDisk {
         return new Qcow2({ guest, owned: [{ close }], options: {}, below: null });
       },
     });
-    log('opened %s', opened.guest.image.storage.name);
+    log('opened %s for %s', opened.guest.image.storage.name, this.writable ? 'writing' : 'reading');
     if (openChannel.hasSubscribers) openChannel.publish(this.#event());
   }
 

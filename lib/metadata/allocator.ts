@@ -3,6 +3,7 @@ import { Qcow2Error } from '../errors.js';
 import { maxRefcountTableBytes, tableEntrySize, type Geometry } from '../format/geometry.js';
 import { tableView, writeRefcountTableEntry } from '../format/table-entry.js';
 import { alignUp, hostCluster, hostOffset, type HostCluster } from '../format/units.js';
+import { log } from '../log.js';
 import { native } from '../native.js';
 import type { Storage } from '../storage/storage.js';
 import type { Committer } from './commit.js';
@@ -213,6 +214,12 @@ export class Allocator {
         await this.#committer.barrier();
       });
       this.#refcounts.replaceTable(table, offset);
+      log(
+        '%s: the refcount table moved to offset %d, for %d clusters',
+        this.#storage.name,
+        offset,
+        this.#refcounts.capacity,
+      );
       for (let i = 0; i < blocks; i++) this.#reserved.addTable(hostOffset((first + i) * clusterSize));
       this.#reserved.setArea('refcount table', offset, table.length);
       this.#committer.freeLater(old.offset, old.length, false);

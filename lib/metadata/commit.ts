@@ -10,6 +10,7 @@
 import { Qcow2Error } from '../errors.js';
 import type { Geometry } from '../format/geometry.js';
 import type { HostOffset } from '../format/units.js';
+import { log } from '../log.js';
 import { settleAll } from '../storage/settle.js';
 import { writeAll, type Storage } from '../storage/storage.js';
 import type { Mapping } from './mapping.js';
@@ -184,6 +185,7 @@ export class Committer {
   async #commit(everything: boolean): Promise<void> {
     this.assertSound();
     const batch = this.#take(everything);
+    const started = log.enabled ? performance.now() : 0;
     try {
       await this.#write(batch);
     } catch (error) {
@@ -193,7 +195,26 @@ export class Committer {
     const { refcounts, mapping } = this.#parts;
     refcounts.cache.written(batch.refcounts);
     mapping.cache.written(batch.l2);
+    if (log.enabled) this.#tell(batch, performance.now() - started);
     await this.#free(batch.frees);
+  }
+
+  #tell({ l2, l1, refcounts, refcountTable, frees, data }: Batch, milliseconds: number): void {
+    const tables =
+      l2.length + refcounts.length + Number(l1 !== undefined) + Number(refcountTable !== undefined);
+    if (!data && tables + frees.length === 0) return;
+    const bytesOf = (pieces: DirtyPiece[]): number =>
+      pieces.reduce((sum, { bytes }) => sum + bytes.length, 0);
+    log(
+      'committed %s in %s ms: %s, L2 tables %d bytes, L1 table %d, refcounts %d, clusters given up %d',
+      this.#parts.storage.name,
+      milliseconds.toFixed(1),
+      data ? 'data' : 'no data',
+      bytesOf(l2),
+      l1?.bytes.length ?? 0,
+      bytesOf(refcounts),
+      frees.reduce((sum, { count }) => sum + count, 0),
+    );
   }
 
   #take(everything: boolean): Batch {

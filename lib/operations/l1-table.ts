@@ -2,6 +2,7 @@
 import { Qcow2Error } from '../errors.js';
 import { maxL1TableBytes, tableEntrySize, type Geometry } from '../format/geometry.js';
 import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
+import { log } from '../log.js';
 import type { Image } from '../metadata/image.js';
 
 /**
@@ -66,6 +67,7 @@ export async function placeL1(image: Image, entries: number, offset: HostOffset)
       await committer.barrier();
     });
     mapping.replaceL1(table, offset);
+    log('%s: the L1 table moved to offset %d, for %d entries', storage.name, offset, entries);
   });
   if (old.length > 0) committer.freeLater(old.offset, old.length, false);
   reserve(image);

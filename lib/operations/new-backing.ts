@@ -1,11 +1,9 @@
 /** Opening the file that a rebase is to put an image on. */
-import { debuglog } from 'node:util';
+import { log } from '../log.js';
 import { openBackingFile, type ChainContext, type Opened } from '../open.js';
 import type { ResolvePolicy } from '../options.js';
 import { resolveReference } from '../storage/resolve.js';
 import type { BackingName, NewBacking } from './rebase.js';
-
-const log = debuglog('qcow2');
 
 /**
  * Opens the new backing file of an image.

@@ -9,6 +9,7 @@
  */
 import { hasCode, invalidArgValue, Qcow2Error } from '../errors.js';
 import type { GuestImage } from '../io/guest-image.js';
+import { log } from '../log.js';
 import type { Image } from '../metadata/image.js';
 import { examine, reportOf, type Examination } from './check.js';
 import { correctCopied } from './check-copied.js';
@@ -132,6 +133,14 @@ async function repairImage(
   }
   await clearMarks(image, after);
   const report = reportOf(after);
+  log(
+    '%s: repaired %d corruptions and %d leaks; %d and %d are left',
+    image.storage.name,
+    fixed.corruptions,
+    fixed.leaks,
+    report.corruptions,
+    report.leaks,
+  );
   return {
     ...report,
     leaksFixed: fixed.leaks,

@@ -4,6 +4,7 @@
  * file in this process drops, would promise what they do not keep.
  */
 import { Qcow2Error } from '../errors.js';
+import { log } from '../log.js';
 import { LockState, native } from '../native.js';
 
 /** QEMU's permissions by number: what a user of the image does, or forbids others to do. */
@@ -45,6 +46,7 @@ export function acquireImageLock(fd: number, mode: 'r' | 'r+', name: string): ()
     release();
     throw error;
   }
+  if (process.platform === 'linux') log('locked %s for %s', name, mode === 'r' ? 'reading' : 'writing');
   return release;
 }
 

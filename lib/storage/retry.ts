@@ -1,5 +1,6 @@
 /** Trying again what a network or a busy server made fail, with growing, random pauses. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { log } from '../log.js';
 
 export interface RetryOptions {
   /** How often a request is tried again; 4 by default. */
@@ -40,6 +41,7 @@ export async function retrying<T>(
       if (!(error instanceof PassingFailure) || failures >= retries) throw error;
       // A random part keeps many clients from coming back at the same moment.
       const pause = Math.max(error.wait, retryDelay * 2 ** failures * Math.random());
+      log('%s; trying again in %d ms (%d of %d)', error.message, Math.round(pause), failures + 1, retries);
       await sleep(Math.min(pause, longestPause), undefined, { signal });
     }
   }
