@@ -9,7 +9,7 @@ import { native } from '../dist/native.js';
 import { open } from '../dist/index.js';
 
 const GiB = 2 ** 30;
-const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const cli = fileURLToPath(new URL('../dist/cli/main.cjs', import.meta.url));
 
 /**
  * @returns {Promise<{ name: string, unit: string, values: Record<string, number> }[]>} figures, the more the better or the

@@ -6,6 +6,9 @@ import { readExactly, type Storage } from '../storage/storage.js';
 /** Large tables are cached in pieces of at most this many bytes, so that a 2 MiB table costs no 2 MiB read. */
 const maxSliceSize = 64 * 1024;
 
+/** Buffers that are kept to be used again. */
+const maxSpare = 64;
+
 /** The piece of a table that is read and cached at once. Its bytes may be changed only in the tick that got hold of it. */
 export class Slice {
   pins = 0;
@@ -45,6 +48,8 @@ export class TableCache {
   readonly #slices = new Map<number, Slice>();
   readonly #loading = new Map<number, Loading>();
   readonly #dirty = new Set<Slice>();
+  /** Memory of pieces that were written, each as long as a slice: fresh memory costs more than copying into it. */
+  readonly #spare: Uint8Array[] = [];
 
   /**
    * @param what names the tables in error messages
@@ -79,10 +84,10 @@ export class TableCache {
     }
   }
 
-  /** Puts a new table, all of it dirty, into the cache; `table` is copied. */
+  /** Puts a new table, all of it dirty, into the cache; `table` is the cache's own from now on. */
   insertTable(offset: HostOffset, table: Uint8Array): void {
     for (let at = 0; at < table.length; at += this.sliceSize) {
-      const slice = new Slice(hostOffset(offset + at), table.slice(at, at + this.sliceSize));
+      const slice = new Slice(hostOffset(offset + at), table.subarray(at, at + this.sliceSize));
       this.#slices.set(slice.offset, slice);
       this.markDirty(slice, 0, slice.bytes.length);
     }
@@ -133,7 +138,10 @@ export class TableCache {
     const pieces: DirtyPiece[] = [];
     for (const slice of this.#dirty) {
       const start = slice.dirtyStart;
-      pieces.push({ slice, bytes: slice.bytes.slice(start, slice.dirtyEnd), position: slice.offset + start });
+      const dirty = slice.bytes.subarray(start, slice.dirtyEnd);
+      const bytes = (this.#spare.pop() ?? new Uint8Array(this.sliceSize)).subarray(0, dirty.length);
+      bytes.set(dirty);
+      pieces.push({ slice, bytes, position: slice.offset + start });
       slice.dirtyStart = Infinity;
       slice.dirtyEnd = 0;
       slice.pins++;
@@ -142,9 +150,12 @@ export class TableCache {
     return pieces.sort((a, b) => a.position - b.position);
   }
 
-  /** Lets the slices of written pieces go. */
+  /** Lets the slices of written pieces go, and takes their bytes back. */
   written(pieces: readonly DirtyPiece[]): void {
-    for (const { slice } of pieces) slice.pins--;
+    for (const { slice, bytes } of pieces) {
+      slice.pins--;
+      if (this.#spare.length < maxSpare) this.#spare.push(new Uint8Array(bytes.buffer));
+    }
     this.#evict();
   }
 

@@ -58,6 +58,11 @@ export interface ReferenceCounts {
   nextUsed(first: number, end: number): number;
   /** The first cluster in [first, end) that is not referenced, as those past the last are; `end` when all are. */
   nextFree(first: number, end: number): number;
+  /**
+   * Where the run of clusters that are referenced as often as `first` is over; at most `end`, which is above it and not past
+   * the last cluster.
+   */
+  runEnd(first: number, end: number): number;
   /** How many clusters in [first, end) are referenced. */
   countUsed(first: number, end: number): number;
   /** One past the last referenced cluster; 0 when none is. */

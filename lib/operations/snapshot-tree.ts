@@ -4,7 +4,7 @@ import { tableEntrySize } from '../format/geometry.js';
 import { describeEntryProblem, readL1Entry, tableLength, tableView } from '../format/table-entry.js';
 import { hostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
-import { mismatchStride, native, problemStride, type ReferenceCounts } from '../native.js';
+import { native, problemStride, type ReferenceCounts } from '../native.js';
 import { L2TableSet } from './check-l2-tables.js';
 import { readClusters, type CheckProgress } from './check-reader.js';
 
@@ -13,9 +13,6 @@ const memoryLimit = 1024 * 1024 * 1024;
 /** Changed refcounts, and clusters waiting to be freed, that may gather in memory. */
 const maxDirtyBytes = 16 * 1024 * 1024;
 const maxWaitingRuns = 4096;
-const maxRuns = 1024;
-/** Refcounts are changed in pieces of this many bytes of a refcount block, each as a whole or not at all. */
-const pieceBytes = 512;
 
 export interface SnapshotTree {
   /** Offsets of the L2 tables, ascending, each once. */
@@ -137,7 +134,7 @@ export async function dropTree(image: Image, tree: SnapshotTree, progress: Check
   const { committer, geometry } = image;
   const reached = reporter(tree, progress);
   let waiting = 0;
-  for (const { first, count, times } of runsOf(image, tree)) {
+  for (const { first, count, times } of runsOf(tree)) {
     for (let i = 0; i < times; i++) {
       committer.freeLater(hostOffset(first * geometry.clusterSize), count * geometry.clusterSize, true);
     }
@@ -205,31 +202,20 @@ function reporter(
   };
 }
 
-/** Runs of referenced clusters, as long as the blocks they are found by. */
-function* runsOf({ geometry }: Image, { counts, clusters }: SnapshotTree): Generator<CountedRun> {
-  const { refcountBlockEntries, refcountOrder, clusterSize } = geometry;
-  const none = new Uint8Array(clusterSize);
-  const out = new Float64Array(maxRuns * mismatchStride);
-  for (let base = 0; base < clusters; base += refcountBlockEntries) {
-    base +=
-      refcountBlockEntries * Math.floor((counts.nextUsed(base, clusters) - base) / refcountBlockEntries);
-    for (let from = 0; base < clusters;) {
-      // Held against a block of zeros, every referenced cluster is a mismatch.
-      const found = counts.compareBlock(none, refcountOrder, base, from, out);
-      for (let at = 0; at < found * mismatchStride; at += mismatchStride) {
-        const [first = 0, count = 0, , times = 0] = out.subarray(at, at + mismatchStride);
-        yield { first, count, times };
-        from = first + count - base;
-      }
-      if (found < maxRuns) break;
-    }
+/** Runs of referenced clusters. */
+function* runsOf({ counts, clusters }: SnapshotTree): Generator<CountedRun> {
+  for (let first = counts.nextUsed(0, clusters); first < clusters;) {
+    const end = counts.runEnd(first, clusters);
+    yield { first, count: end - first, times: counts.get(first) };
+    first = counts.nextUsed(end, clusters);
   }
 }
 
-/** The same in pieces of which none crosses what is changed at once. */
+/** The same in pieces of which each is changed as a whole or not at all. */
 function* piecesOf(image: Image, tree: SnapshotTree): Generator<CountedRun> {
-  const entries = (pieceBytes * 8) / image.geometry.refcountBits;
-  for (const { first, count, times } of runsOf(image, tree)) {
+  const { refcountBits } = image.geometry;
+  const entries = (image.refcounts.cache.sliceSize * 8) / refcountBits;
+  for (const { first, count, times } of runsOf(tree)) {
     for (let at = first; at < first + count;) {
       const end = Math.min(first + count, (Math.floor(at / entries) + 1) * entries);
       yield { first: at, count: end - at, times };

@@ -174,6 +174,18 @@ napi_value isShared(napi_env env, napi_callback_info info) noexcept {
   return boolean(env, handle->counts->isShared());
 }
 
+napi_value runEnd(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const uint64_t first = args.natural(0, "first");
+  const uint64_t end = args.natural(1, "end");
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  // Past the last cluster nothing is counted: without this bound a run there would be gone through one by one.
+  args.requireRange(first < end && end <= handle->counts->clusters(), "end", "above first, and in the file");
+  if (args.failed()) return nullptr;
+  return number(env, safeNumber(handle->counts->runEnd(first, end)));
+}
+
 napi_value usedEnd(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const auto handle = takeSelf(args);
@@ -246,6 +258,7 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"nextUsed", next<&ReferenceCounts::nextUsed>},
       {"nextFree", next<&ReferenceCounts::nextFree>},
       {"countUsed", next<&ReferenceCounts::countUsed>},
+      {"runEnd", runEnd},
       {"usedEnd", usedEnd},
       {"isShared", isShared},
       {"compareBlock", compare},

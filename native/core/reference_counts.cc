@@ -130,6 +130,21 @@ uint64_t ReferenceCounts::nextFree(uint64_t first, uint64_t end) const {
   });
 }
 
+uint64_t ReferenceCounts::runEnd(uint64_t first, uint64_t end) const {
+  const uint64_t count = get(first);
+  const uint64_t word = count <= kNarrowMax ? count * 0x5555555555555555 : 0;
+  uint64_t at = first + 1;
+  while (at < end && get(at) == count) {
+    ++at;
+    if (at % kWordClusters != 0 || count > kNarrowMax) continue;
+    const Bytes words = wordsFrom(at);
+    size_t alike = 0;
+    while (alike < words.size() && loadWord(words.data() + alike) == word) alike += 8;
+    at += alike / 8 * kWordClusters;
+  }
+  return std::min(at, end);
+}
+
 uint64_t ReferenceCounts::countUsed(uint64_t first, uint64_t end) const {
   const uint64_t stop = std::min(end, clusters_);
   uint64_t used = 0;

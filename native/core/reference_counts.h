@@ -94,6 +94,9 @@ class ReferenceCounts {
   uint64_t nextUsed(uint64_t first, uint64_t end) const;
   uint64_t nextFree(uint64_t first, uint64_t end) const;
 
+  // Where the run of clusters that are counted as often as `first`, which is below `end`, is over; at most `end`.
+  uint64_t runEnd(uint64_t first, uint64_t end) const;
+
   // How many clusters in [first, end) are counted.
   uint64_t countUsed(uint64_t first, uint64_t end) const;
 

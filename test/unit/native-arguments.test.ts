@@ -163,6 +163,8 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['addL2Table: extended in small clusters', method('addL2Table'), [table(), 16, 1, out()]],
   ['addL2Tables: half a table', method('addL2Tables'), [Buffer.alloc(512), v3, Uint32Array.of(1), out()]],
   ['addL2Tables: times missing', method('addL2Tables'), [Buffer.alloc(65536), v3, new Uint32Array(0), out()]],
+  ['runEnd: of nothing', method('runEnd'), [6, 6]],
+  ['runEnd: past the last cluster', method('runEnd'), [6, 101]],
   ['nextUsed: backwards', method('nextUsed'), [6, 5]],
   ['compareBlock: not a block', method('compareBlock'), [Buffer.alloc(512), 4, 0, 0, out()]],
   ['compareBlock: past the block', method('compareBlock'), [Buffer.alloc(65536), 4, 0, 32769, out()]],
