@@ -131,7 +131,7 @@ export async function openLayer(
 }
 
 /** The format that the first bytes of a file tell: what is not qcow2 is raw. */
-export async function probeFormat(storage: Storage): Promise<ImageFormat> {
+async function probeFormat(storage: Storage): Promise<ImageFormat> {
   const start = new Uint8Array(qcow2Magic.length);
   await readPadded(storage, start, 0);
   return qcow2Magic.equals(start) ? 'qcow2' : 'raw';

@@ -1,4 +1,6 @@
-// Bundles lib/ into dist/: loading a hundred small modules takes longer than most commands run.
+// Bundles lib/ into dist/, as loading a hundred small modules takes longer than most commands run, and prints the manual page.
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { rolldown } from 'rolldown';
 
@@ -39,7 +41,7 @@ await bundle(library, {
   chunkFileNames: 'chunks/[name]-[hash].js',
 });
 
-// The program, in CommonJS, which Node starts faster. What many commands need is in two files, all else in a file of its own
+// The program, in CommonJS, which Node starts faster. What many commands need is in three files, all else in a file of its own
 // that is loaded when a command asks for it.
 const commands = 10;
 await bundle(
@@ -51,9 +53,17 @@ await bundle(
     chunkFileNames: '[name]-[hash].cjs',
     codeSplitting: {
       groups: [
+        // What --help, --version and man need: they work without the addon, too.
+        {
+          name: 'words',
+          test: /lib.cli.(getopt|failure|output|suggest|terminal|version|specs.shared)\b/,
+          priority: 1,
+        },
         { name: 'library', test: /lib.(?!cli)/, minShareCount: 2 * commands },
         { name: 'commands', test: /lib.cli/, minShareCount: commands },
       ],
     },
   },
 );
+
+writeFileSync(`${dist}/qcow2.1`, execFileSync(process.execPath, [`${dist}/cli/main.cjs`, 'man']));

@@ -1,10 +1,13 @@
 /** What every command is given besides its words. */
 import type { Output } from './output.js';
+import type { Terminal } from './terminal.js';
 
 export interface Context {
   /** The name the program calls itself by: `qcow2`, or `qemu-img` when it stands in for it. */
   readonly program: string;
   readonly out: Output;
+  /** Where a person watches; null when nobody does, or the program stands in for qemu-img. */
+  readonly terminal: Terminal | null;
   /** Prints text to standard error as it is. */
   readonly say: (text: string) => void;
   /** Prints a line behind the program's name on standard error. */

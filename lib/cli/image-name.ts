@@ -3,6 +3,7 @@ import type { ImageFormat } from '../options.js';
 import { Failure } from './failure.js';
 import { quote } from './json.js';
 import { parseSwitch, splitList } from './o-options.js';
+import { isRemoteDriver, remoteFromOptions } from './remote-options.js';
 
 export interface ImageName {
   /** As given, for messages. */
@@ -48,7 +49,7 @@ export function parseImageName(given: string, options: { imageOpts: boolean; for
 const remoteProtocols = ['http', 'https', 'nbd', 'nbds', 'nbd+unix', 'nbds+unix'];
 
 /** The URL that a name given on the command line is, or null for the name of a file. */
-function remoteUrl(given: string): URL | null {
+export function remoteUrl(given: string): URL | null {
   const protocol = protocolOf(given);
   if (protocol === null || !remoteProtocols.includes(protocol)) return null;
   // QEMU's own way to write it, nbd:unix:PATH and nbd:HOST:PORT.
@@ -155,8 +156,12 @@ function fromOptions(given: string, options: ImageOptions): ImageName {
   const file = options.get('file');
   if (file !== undefined) throw noSuchNode(file);
   if (driver === 'file') return fromFileDriver(given, options);
+  if (isRemoteDriver(driver)) {
+    return { ...remoteName(given, remoteFromOptions(driver, options, ignoredOptions)), format: 'raw' };
+  }
   const format = driver === undefined ? undefined : knownDriver(driver);
-  const path = options.get('file.filename');
+  const remote = remoteFile(options);
+  const path = remote?.href ?? options.get('file.filename');
   if (path === undefined) {
     throw new Failure(
       format === undefined
@@ -171,10 +176,28 @@ function fromOptions(given: string, options: ImageOptions): ImageName {
     given,
     shown: keySecret === undefined ? path : shownWithSecret(path, keySecret),
     path,
+    ...(remote === null ? {} : { remote }),
     ...(format === undefined ? {} : { format }),
     ...(keySecret === undefined ? {} : { keySecret }),
     ...(locking !== undefined && isOff(locking) ? { locking: false as const } : {}),
   };
+}
+
+const remoteName = (given: string, remote: URL): ImageName => ({
+  given,
+  shown: remote.href,
+  path: remote.href,
+  remote,
+});
+
+/** The server that the `file.` options name, or null for a file. */
+function remoteFile(options: ImageOptions): URL | null {
+  const driver = options.get('file.driver');
+  if (!isRemoteDriver(driver))
+    return driver === undefined ? remoteUrl(options.get('file.filename') ?? '') : null;
+  const own = [...options].filter(([name]) => name.startsWith('file.'));
+  const inner = new Map(own.map(([name, value]) => [name.slice('file.'.length), value]));
+  return remoteFromOptions(driver, inner, ignoredFileOptions);
 }
 
 /** `driver=file,filename=x` is the bare file. */
@@ -188,8 +211,10 @@ function refuseUnknownOptions(options: ImageOptions, format: ImageFormat | undef
   for (const [name, value] of options) {
     if (['driver', 'file.filename', 'file.locking'].includes(name) || ignoredOptions.has(name)) continue;
     if (name === 'file.driver') {
-      if (value !== 'file') throw new Failure(`Unknown driver '${value}'`);
+      if (value !== 'file' && !isRemoteDriver(value)) throw new Failure(`Unknown driver '${value}'`);
     } else if (name.startsWith('file.')) {
+      // Those of servers are looked at where their address is made of them.
+      if (isRemoteDriver(options.get('file.driver'))) continue;
       const inner = name.slice('file.'.length);
       if (!ignoredFileOptions.has(inner)) {
         throw new Failure(`Block protocol 'file' doesn't support the option '${inner}'`);

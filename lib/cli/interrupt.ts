@@ -1,18 +1,25 @@
 /** Lets the user stop a command that writes, and lets the command tidy up first. */
 
+type StopSignal = 'SIGINT' | 'SIGTERM';
+
 /** The user (or the system) asked the program to stop. */
 export class Interrupted extends Error {
   override readonly name = 'Interrupted';
-  /** What a shell reports for a program that the signal ended. */
-  readonly exitCode: number;
+  readonly signal: StopSignal;
 
-  constructor(signalNumber: number) {
+  constructor(signal: StopSignal) {
     super('interrupted');
-    this.exitCode = 128 + signalNumber;
+    this.signal = signal;
+  }
+
+  /**
+   * Lets the signal end the process, now that all is tidied up. Shells tell that from an exit code: one in a loop stops, too.
+   * And it does not wait for a read of a pipe that is still under way, as leaving by itself would.
+   */
+  die(): void {
+    process.kill(process.pid, this.signal);
   }
 }
-
-const stopSignals = { SIGINT: 2, SIGTERM: 15 } as const;
 
 /**
  * Runs work that a signal aborts. The work should end with the reason of its AbortSignal; a second signal does not wait
@@ -22,17 +29,21 @@ const stopSignals = { SIGINT: 2, SIGTERM: 15 } as const;
 export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>): Promise<T> {
   const controller = new AbortController();
   const stop = (name: NodeJS.Signals): void => {
-    const interrupted = new Interrupted(name === 'SIGTERM' ? stopSignals.SIGTERM : stopSignals.SIGINT);
-    if (controller.signal.aborted) process.exit(interrupted.exitCode);
-    controller.abort(interrupted);
+    const interrupted = new Interrupted(name === 'SIGTERM' ? 'SIGTERM' : 'SIGINT');
+    if (!controller.signal.aborted) controller.abort(interrupted);
+    else {
+      restore();
+      interrupted.die();
+    }
   };
+  const restore = (): void => void process.off('SIGINT', stop).off('SIGTERM', stop);
   process.on('SIGINT', stop).on('SIGTERM', stop);
   try {
     return await work(controller.signal);
   } catch (error) {
     throw controller.signal.aborted ? controller.signal.reason : error;
   } finally {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
+    restore();
   }
 }
 

@@ -9,19 +9,30 @@ export class Secrets {
   readonly #byId = new Map<string, Uint8Array>();
 
   /**
-   * Defines a secret from `secret,id=ID,data=TEXT` or `secret,id=ID,file=PATH`, or the same as a JSON object.
+   * Defines a secret from `secret,id=ID,data=TEXT` or `secret,id=ID,file=PATH`, or the same as a JSON object. With `keyid` and
+   * `iv` it is encrypted with AES-256 in CBC mode by another secret.
    * @throws Failure in the words of qemu-img
    */
   define(definition: string): void {
     const { type, id, properties } = identify(definition);
     if (type !== 'secret') throw new Failure(`Parameter 'qom-type' does not accept value '${type}'`);
-    const unexpected = [...properties.keys()].find((name) => !['data', 'file', 'format'].includes(name));
+    const unexpected = [...properties.keys()].find(
+      (name) => !['data', 'file', 'format', 'keyid', 'iv'].includes(name),
+    );
     if (unexpected !== undefined) throw new Failure(`Parameter '${unexpected}' is unexpected`);
-    const value = decode(load(properties.get('data'), properties.get('file')), properties.get('format'));
+    const loaded = decode(load(properties.get('data'), properties.get('file')), properties.get('format'));
+    const value = this.#decrypted(loaded, properties.get('keyid'), properties.get('iv'));
     if (this.#byId.has(id)) {
       throw new Failure(`attempt to add duplicate property '${id}' to object (type 'container')`);
     }
     this.#byId.set(id, value);
+  }
+
+  #decrypted(data: Uint8Array, keyId: string | undefined, iv: string | undefined): Uint8Array {
+    if (keyId === undefined) return data;
+    const key = this.get(keyId);
+    if (iv === undefined) throw new Failure('IV is required to decrypt secret');
+    return decrypt(data, key, decode(Buffer.from(iv), 'base64'));
   }
 
   /** @throws Failure when no secret of that name was defined */
@@ -29,6 +40,24 @@ export class Secrets {
     const secret = this.#byId.get(id);
     if (secret === undefined) throw new Failure(`No secret with id '${id}'`);
     return secret;
+  }
+}
+
+/** Bytes of the key and of the IV of AES-256 in CBC mode. */
+const keyBytes = 32;
+const ivBytes = 16;
+
+function decrypt(data: Uint8Array, key: Uint8Array, iv: Uint8Array): Uint8Array {
+  if (key.length !== keyBytes) throw new Failure(`Key should be ${keyBytes} bytes in length`);
+  if (iv.length !== ivBytes) throw new Failure(`IV should be ${ivBytes} bytes in length not ${iv.length}`);
+  try {
+    const decipher = process.getBuiltinModule('node:crypto').createDecipheriv('aes-256-cbc', key, iv);
+    return Buffer.concat([decipher.update(data), decipher.final()]);
+  } catch (cause) {
+    throw new Failure('Incorrect number of padding bytes found on decrypted data', {
+      hint: 'The key, the iv or the data is not the one the secret was encrypted with.',
+      cause,
+    });
   }
 }
 

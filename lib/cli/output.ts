@@ -1,6 +1,7 @@
 /** Standard output and standard error of a command. */
 import { fstatSync, writeSync } from 'node:fs';
 import { BrokenPipe, Failure } from './failure.js';
+import { coloured, type Style } from './terminal.js';
 
 const flushAt = 64 * 1024;
 
@@ -43,9 +44,17 @@ function isCharacterDevice(fd: number): boolean {
 export class Output {
   #pending = '';
   readonly #sink: Sink;
+  readonly #isColoured: boolean;
 
-  constructor(sink: Sink) {
+  /** @param isColoured whether {@link styled} gives text its colour */
+  constructor(sink: Sink, isColoured = false) {
     this.#sink = sink;
+    this.#isColoured = isColoured;
+  }
+
+  /** Text of this program's own, in colour where a person sees it. */
+  styled(style: Style, text: string): string {
+    return this.#isColoured ? coloured(style, text) : text;
   }
 
   get isTerminal(): boolean {

@@ -4,6 +4,7 @@ import { BrokenPipe, brokenPipeExitCode, Failure, HelpWanted, UsageFailure } fro
 import { Output, visibleOn } from './output.js';
 import type { Sink } from './output.js';
 import { allSpecs, commandEntry, registry } from './registry.js';
+import { coloured, takesColour, Terminal } from './terminal.js';
 import { ownVersion } from './version.js';
 
 /** The version of qemu-img whose command line this one follows. */
@@ -21,15 +22,26 @@ export async function runProgram(
   words: readonly string[],
   { program, stdout, stderr }: Surroundings,
 ): Promise<number> {
-  const out = new Output(stdout);
+  // Who calls for qemu-img gets what qemu-img would print.
+  const isOwn = program !== 'qemu-img';
+  const out = new Output(stdout, isOwn && takesColour(stdout));
+  const terminal = isOwn && stderr.isTerminal ? new Terminal(stderr) : null;
   const say = (text: string): void => {
+    terminal?.clear();
     try {
-      stderr.write(Buffer.from(visibleOn(stderr, text)));
+      stderr.write(Buffer.from(text));
     } catch {
       // When standard error is closed there is nobody to tell.
     }
   };
-  const context = { program, out, say, complain: (text: string): void => say(`${program}: ${text}\n`) };
+  const name = isOwn && takesColour(stderr) ? coloured('error', `${program}:`) : `${program}:`;
+  const context: Context = {
+    program,
+    out,
+    terminal,
+    say: (text) => say(visibleOn(stderr, text)),
+    complain: (text) => say(`${name} ${visibleOn(stderr, text)}\n`),
+  };
   try {
     try {
       return await dispatch(words, context);
@@ -88,8 +100,8 @@ async function printHelp(command: string | null, { out, program }: Context): Pro
   const entry = command === null ? undefined : commandEntry(command);
   out.write(
     entry === undefined
-      ? usage.programHelp(program, await allSpecs())
-      : usage.commandHelp(program, (await entry.spec()).spec),
+      ? usage.programHelp(program, await allSpecs(), out)
+      : usage.commandHelp(program, (await entry.spec()).spec, out),
   );
   return 0;
 }
@@ -104,8 +116,10 @@ async function explain(error: unknown, { program, say, complain }: Context): Pro
     return error.exitCode;
   }
   const { Interrupted } = await import('./interrupt.js');
-  // Work that does not listen to signals may still be under way.
-  if (error instanceof Interrupted) process.exit(error.exitCode);
+  if (error instanceof Interrupted) {
+    error.die();
+    return 1;
+  }
   const { messageOf } = await import('./error-text.js');
   complain(messageOf(error));
   return 1;

@@ -1,12 +1,23 @@
-/** Progress in per cent, in the plain form that qemu-img prints with `-p`. */
+/** Shows how far a command has come: in plain per cent, as qemu-img prints them with `-p`, or to a person as a bar. */
 import type { Progress } from '../disk.js';
+import type { Context } from './context.js';
 import type { Output } from './output.js';
+import { ProgressBar } from './progress-bar.js';
 import { twoDecimals } from './rounding.js';
 
 /** Per cent that must have been done since the last line before another one is worth it. */
 const step = 1;
 
-export class ProgressLine {
+/** What shows progress. */
+export interface ProgressDisplay {
+  /** Shows that there is something to wait for. */
+  begin(): void;
+  update(progress: Progress): void;
+  /** @param finished whether the work was done to its end */
+  end(finished: boolean): void;
+}
+
+export class ProgressLine implements ProgressDisplay {
   readonly #out: Output;
   #shown: number | null = null;
 
@@ -14,7 +25,6 @@ export class ProgressLine {
     this.#out = out;
   }
 
-  /** Shows that there is something to wait for. */
   begin(): void {
     this.#show(0);
   }
@@ -39,15 +49,15 @@ export class ProgressLine {
 }
 
 /**
- * Runs work, with a line of progress when one is wanted.
- * @param work is given the line, or null
+ * Runs work and shows its progress: with `progress` in per cent, else as a bar where a person watches, unless `quiet`.
+ * @param work is given what shows it, or null
  */
 export async function withProgress<T>(
-  wanted: boolean,
-  out: Output,
-  work: (progress: ProgressLine | null) => Promise<T>,
+  { progress: wanted = false, quiet = false }: { progress?: boolean; quiet?: boolean },
+  context: Context,
+  work: (progress: ProgressDisplay | null) => Promise<T>,
 ): Promise<T> {
-  const progress = wanted ? new ProgressLine(out) : null;
+  const progress = quiet ? null : wanted ? new ProgressLine(context.out) : barOn(context);
   let finished = false;
   try {
     const result = await work(progress);
@@ -56,4 +66,8 @@ export async function withProgress<T>(
   } finally {
     progress?.end(finished);
   }
+}
+
+function barOn({ terminal }: Context): ProgressBar | null {
+  return terminal === null ? null : new ProgressBar(terminal);
 }

@@ -32,6 +32,17 @@ export const registry: Readonly<Record<string, Entry>> = {
   discard: { command: () => import('./commands/discard.js'), spec: () => import('./specs/discard.js') },
   mapped: { command: () => import('./commands/mapped.js'), spec: () => import('./specs/mapped.js') },
   sha: { command: () => import('./commands/sha.js'), spec: () => import('./specs/sha.js') },
+  hash: { command: () => import('./commands/hash.js'), spec: () => import('./specs/hash.js') },
+  encode: { command: () => import('./commands/encode.js'), spec: () => import('./specs/encode.js') },
+  decode: { command: () => import('./commands/decode.js'), spec: () => import('./specs/decode.js') },
+  'stream-encode': {
+    command: () => import('./commands/stream-encode.js'),
+    spec: () => import('./specs/stream-encode.js'),
+  },
+  'stream-decode': {
+    command: () => import('./commands/stream-decode.js'),
+    spec: () => import('./specs/stream-decode.js'),
+  },
   read: { command: () => import('./commands/read.js'), spec: () => import('./specs/read.js') },
   write: { command: () => import('./commands/write.js'), spec: () => import('./specs/write.js') },
   tree: { command: () => import('./commands/tree.js'), spec: () => import('./specs/tree.js') },
@@ -43,9 +54,10 @@ export const registry: Readonly<Record<string, Entry>> = {
   man: { command: () => import('./commands/man.js'), spec: () => import('./specs/man.js') },
 };
 
-/** The entry of that name, or undefined. */
+/** The entry of that name, or undefined. Underscores are taken for dashes: qcow-tool has `stream_decode`. */
 export function commandEntry(name: string): Entry | undefined {
-  return Object.hasOwn(registry, name) ? registry[name] : undefined;
+  const dashed = name.replaceAll('_', '-');
+  return Object.hasOwn(registry, dashed) ? registry[dashed] : undefined;
 }
 
 /** The options and texts of all commands. */

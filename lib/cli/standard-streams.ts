@@ -1,7 +1,8 @@
 /** `-` in place of a file name: `convert` writes an image to standard output, or reads one from standard input. */
-import { createReadStream, createWriteStream, fstatSync } from 'node:fs';
-import type { Readable } from 'node:stream';
+import { createWriteStream } from 'node:fs';
+import { addAbortSignal, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { isatty } from 'node:tty';
 import { difference, openDisk, toQcow2Stream } from '../index.js';
 import type { CreateOptions, Disk, ImageFormat, ToQcow2StreamOptions } from '../index.js';
 import { BrokenPipe, Failure } from './failure.js';
@@ -18,12 +19,11 @@ export interface StreamRequest {
   readonly signal: AbortSignal;
 }
 
-const stdin = 0;
 const stdout = 1;
 
 /** @throws Failure for what a stream cannot be; BrokenPipe when nobody reads any more; errors of the source */
 export async function writeToStandardOutput(disk: Disk, request: StreamRequest): Promise<void> {
-  if (fstatSync(stdout).isCharacterDevice()) throw new Failure('Not writing an image to a terminal');
+  if (isatty(stdout)) throw new Failure('Not writing an image to a terminal');
   const { backing } = request.create;
   const base = backing === undefined ? null : await openBase(backing);
   try {
@@ -39,7 +39,10 @@ export async function writeToStandardOutput(disk: Disk, request: StreamRequest):
   }
 }
 
-export const standardInput = (): Readable => createReadStream('', { fd: stdin, autoClose: false });
+/** Ends with the signal at once, also where it waits for a pipe, which a stream of node:fs would go on doing. */
+export function standardInput(signal?: AbortSignal): Readable {
+  return signal === undefined ? process.stdin : addAbortSignal(signal, process.stdin);
+}
 
 async function openBase({ name, format }: NonNullable<CreateOptions['backing']>): Promise<Disk> {
   const { disk } = await openDisk(name, { resolve: 'any', ...(format === undefined ? {} : { format }) });

@@ -86,3 +86,75 @@ describe('an image on a server', () => {
     expect((await qcow2(['info', 'nbd:'], path())).code).toBe(1);
   });
 });
+
+describe('an NBD server', () => {
+  it.each([
+    ['raw', []],
+    ['raw', ['-n']],
+    ['qcow2', []],
+  ] as const)('takes a %s image %s, as from qemu-img', async (format, options) => {
+    const image = await makeImage();
+    await qemuImg(['create', '-q', '-f', 'raw', path('export'), '32M']);
+    await qemuIo(path('export'), ['write -P 9 0 32M'], { format: 'raw' });
+    {
+      await using server = await qemuNbd(path('socket'), ['-f', 'raw', path('export')]);
+      const copy = await qcow2(['convert', ...options, '-O', format, image, server.uri], path());
+      expect(copy).toEqual({ code: 0, stdout: '', stderr: '' });
+    }
+    // What is past the end of the image is not compared.
+    const reads = ['read -P 0 0 1M', 'read -P 1 1M 1M', 'read -P 0 2M 14M'];
+    const { stdout } = await qemuIo(path('export'), reads, { format });
+    expect(stdout).not.toContain('failed');
+    if (format === 'qcow2') await qemuImg(['check', '-q', '-f', 'qcow2', path('export')]);
+  });
+
+  it('is named by options, and a target too small is refused untouched', async () => {
+    const image = await makeImage();
+    await qemuImg(['create', '-q', '-f', 'raw', path('export'), '8M']);
+    await using server = await qemuNbd(path('socket'), ['-x', 'one', '-f', 'raw', path('export')]);
+    expect(server.uri).toContain('socket');
+    const options = `server.type=unix,server.path=${path('socket')},export=one`;
+    const json = {
+      driver: 'raw',
+      file: { driver: 'nbd', server: { type: 'unix', path: path('socket') }, export: 'one' },
+    };
+    const prefixed = options.replaceAll(/(^|,)/g, '$1file.');
+    for (const words of [
+      ['--image-opts', `driver=nbd,${options}`],
+      ['--image-opts', `driver=raw,file.driver=nbd,${prefixed}`],
+      [`json:${JSON.stringify(json)}`],
+    ]) {
+      const info = await qcow2(['info', ...words], path());
+      expect(info).toMatchObject({ code: 0, stderr: '' });
+      expect(info.stdout).toContain('file format: raw\nvirtual size: 8 MiB');
+    }
+    const target = `driver=raw,file.driver=nbd,${prefixed}`;
+    const small = await qcow2(['convert', '-n', '--target-image-opts', image, target], path());
+    expect(small).toEqual({
+      code: 1,
+      stdout: '',
+      stderr: 'PROGRAM: output file is smaller than input file\n',
+    });
+    const unknown = await qcow2(['info', '--image-opts', `driver=nbd,${options},foo=1`], path());
+    expect(unknown.stderr).toContain("Block protocol 'nbd' doesn't support the option 'foo'");
+  });
+});
+
+describe('options that name a server of HTTP', () => {
+  it('open it, also in json:', async () => {
+    await using server = await serveFile(await readFile(await makeImage()));
+    const url = server.url.href;
+    for (const words of [
+      ['--image-opts', `driver=qcow2,file.driver=http,file.url=${url}`],
+      [`json:${JSON.stringify({ driver: 'qcow2', file: { driver: 'http', url } })}`],
+    ]) {
+      expect((await qcow2(['info', ...words], path())).stdout).toContain(
+        'file format: qcow2\nvirtual size: 16 MiB',
+      );
+    }
+    const wrong = await qcow2(['info', '--image-opts', `driver=https,url=${url}`], path());
+    expect(wrong.stderr).toContain(`https curl driver cannot handle the URL '${url}'`);
+    const written = await qcow2(['convert', '-O', 'raw', path('disk.qcow2'), url], path());
+    expect(written.stderr).toContain('servers are read-only here');
+  });
+});

@@ -14,7 +14,7 @@ import type { AmendOptions, Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { appendOptionList, asksForHelp } from '../o-options.js';
 import { withProgress } from '../progress.js';
-import type { ProgressLine } from '../progress.js';
+import type { ProgressDisplay } from '../progress.js';
 import { spec } from '../specs/amend.js';
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
@@ -24,7 +24,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
     context.out.write(helpOf(images.format));
     return 0;
   }
-  return withProgress(request.progress && !request.quiet, context.out, async (progress) => {
+  return withProgress(request, context, async (progress) => {
     if (file === undefined) throw new Failure('Expecting one image file name');
     checkCacheMode('cache', request.cache);
     const name = images.name(file);
@@ -83,7 +83,7 @@ async function amend(
   disk: Qcow2,
   name: ImageName,
   request: Request,
-  { context, progress }: { context: Context; progress: ProgressLine | null },
+  { context, progress }: { context: Context; progress: ProgressDisplay | null },
 ): Promise<void> {
   const { images, optionList, force } = request;
   const values = readAmendOptions(optionList);

@@ -12,6 +12,7 @@ import { interruptible } from '../interrupt.js';
 import { toJson } from '../json.js';
 import type { CheckReport } from '../../operations/check-report.js';
 import { spec } from '../specs/check.js';
+import { withProgress } from '../progress.js';
 import { outputFormat } from '../output-format.js';
 import type { OutputFormat } from '../output-format.js';
 import { checkExitCode, checkJson, checkText, findingText, repairText } from '../print-check.js';
@@ -97,14 +98,25 @@ function fixes({ leaksFixed, corruptionsFixed }: CheckReport): Partial<CheckRepo
   return { leaksFixed, corruptionsFixed };
 }
 
-async function examine(disk: Qcow2, { name, repair }: Request, { say }: Context): Promise<CheckReport> {
-  const report = await interruptible((signal) =>
-    disk.check({ ...(repair === null ? {} : { repair }), maxFindings, signal }),
+async function examine(
+  disk: Qcow2,
+  { name, repair, quiet }: Request,
+  context: Context,
+): Promise<CheckReport> {
+  const report = await withProgress({ quiet }, context, (display) =>
+    interruptible((signal) =>
+      disk.check({
+        ...(repair === null ? {} : { repair }),
+        maxFindings,
+        signal,
+        ...(display === null ? {} : { onProgress: (state) => display.update(state) }),
+      }),
+    ),
   ).catch((error: unknown) => {
     throw failure('Check failed: ', reasonOf(error, { name: name.given }), error);
   });
   const { clusterSize } = await disk.info();
-  for (const line of findingLines(report, clusterSize)) say(`${line}\n`);
+  for (const line of findingLines(report, clusterSize)) context.say(`${line}\n`);
   return report;
 }
 

@@ -12,7 +12,7 @@ import type { ImageName } from '../image-name.js';
 import type { Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { withProgress } from '../progress.js';
-import type { ProgressLine } from '../progress.js';
+import type { ProgressDisplay } from '../progress.js';
 import { sizeArgument } from '../sizes.js';
 import { spec } from '../specs/commit.js';
 
@@ -21,7 +21,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const { name, images, quiet } = request;
   const { disk } = await images.openForWriting(name, context);
   try {
-    await withProgress(request.progress && !quiet, context.out, async (progress) => {
+    await withProgress(request, context, async (progress) => {
       progress?.begin();
       if (!isQcow2(disk) || disk.header.backingFile === null) {
         throw new Failure('Image does not have a backing file');
@@ -70,7 +70,7 @@ function parse(words: readonly string[]): Request {
 async function commit(
   disk: Qcow2,
   { name, images, base, drop, rateLimit }: Request,
-  progress: ProgressLine | null,
+  progress: ProgressDisplay | null,
 ): Promise<void> {
   const depth = base === null ? 1 : await depthOf(base, name, images);
   await interruptible((signal) =>

@@ -10,27 +10,27 @@ import { interruptible } from '../interrupt.js';
 import { toJson } from '../json.js';
 import { spec } from '../specs/compact.js';
 import { outputFormat, type OutputFormat } from '../output-format.js';
-import { ProgressLine } from '../progress.js';
+import { withProgress } from '../progress.js';
 
-export async function run(words: readonly string[], { out }: Context): Promise<number> {
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const { out } = context;
   const { name, images, detectZeroes, sort, progress, output, quiet } = parse(words);
   // The backing files are needed only to tell where zeros may be dropped.
   const disk = await images.openQcow2(name, { mode: 'r+', backing: detectZeroes ? 'full' : 'none' });
-  const line = progress && !quiet ? new ProgressLine(out) : null;
-  line?.begin();
   let report: CompactReport;
   try {
-    report = await interruptible((signal) =>
-      disk.compact({
-        detectZeroes,
-        ...(sort ? { order: 'guest' } : {}),
-        signal,
-        ...(line === null ? {} : { onProgress: (how) => line.update(how) }),
-      }),
-    );
-    line?.end(true);
+    report = await withProgress({ progress, quiet }, context, (display) => {
+      display?.begin();
+      return interruptible((signal) =>
+        disk.compact({
+          detectZeroes,
+          ...(sort ? { order: 'guest' } : {}),
+          signal,
+          ...(display === null ? {} : { onProgress: (how) => display.update(how) }),
+        }),
+      );
+    });
   } catch (error) {
-    line?.end(false);
     throw failure('', reasonOf(error, { name: name.given }), error);
   } finally {
     await disk.close();

@@ -8,7 +8,7 @@ import { compare } from '../../index.js';
 import type { Difference, Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { withProgress } from '../progress.js';
-import type { ProgressLine } from '../progress.js';
+import type { ProgressDisplay } from '../progress.js';
 import { wholeSectors } from '../sizes.js';
 import { spec } from '../specs/compare.js';
 
@@ -16,9 +16,7 @@ const exitCodes = { identical: 0, different: 1, cannotOpen: 2, cannotExamine: 3 
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
-  return withProgress(request.progress && !request.quiet, context.out, (progress) =>
-    compareImages(request, progress, context),
-  );
+  return withProgress(request, context, (progress) => compareImages(request, progress, context));
 }
 
 interface Request {
@@ -54,7 +52,7 @@ function parse(words: readonly string[]): Request {
 
 async function compareImages(
   request: Request,
-  progress: ProgressLine | null,
+  progress: ProgressDisplay | null,
   context: Context,
 ): Promise<number> {
   const opened: Disk[] = [];
@@ -90,7 +88,7 @@ async function compareDisks(
   a: Disk,
   b: Disk,
   request: Request,
-  { progress, signal, context }: { progress: ProgressLine | null; signal: AbortSignal; context: Context },
+  { progress, signal, context }: { progress: ProgressDisplay | null; signal: AbortSignal; context: Context },
 ): Promise<number> {
   const { strict, quiet } = request;
   const tell = (line: string): void => {

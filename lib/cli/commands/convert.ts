@@ -23,15 +23,15 @@ import {
   systemErrorWords,
 } from '../error-text.js';
 import { Failure } from '../failure.js';
-import { localPath, parseImageName } from '../image-name.js';
+import { localPath, parseImageName, remoteUrl } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
 import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from '../../index.js';
-import type { Disk } from '../../index.js';
+import type { Disk, Storage } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { asksForHelp, OptionValues } from '../o-options.js';
-import type { CreateOptions, ImageFormat } from '../../options.js';
+import type { CreateOptions, ImageFormat, Source } from '../../options.js';
 import { withProgress } from '../progress.js';
-import type { ProgressLine } from '../progress.js';
+import type { ProgressDisplay } from '../progress.js';
 import { plainReferences } from '../references.js';
 import { openSnapshot } from '../snapshot-choice.js';
 import { standardInput, standardStream, writeToStandardOutput } from '../standard-streams.js';
@@ -49,7 +49,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const sources = request.files.slice(0, -1).map((file) => request.images.name(file));
   const target = request.files.at(-1) ?? '';
   checkCacheMode('source cache', request.sourceCache);
-  await withProgress(request.progress && !request.quiet, context.out, (progress) =>
+  await withProgress(request, context, (progress) =>
     convertImages(sources, target, { request, progress, context }),
   );
   return 0;
@@ -57,7 +57,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
 
 interface Task {
   request: ConvertRequest;
-  progress: ProgressLine | null;
+  progress: ProgressDisplay | null;
   context: Context;
 }
 
@@ -102,19 +102,25 @@ async function sourceDisk(opened: readonly Disk[], first: Disk, { request, conte
 interface Target {
   given: string;
   path: string;
+  /** For a target on a server, where; `path` is the same as text then. */
+  remote: URL | null;
   format: ImageFormat;
 }
 
 async function targetOf(given: string, request: ConvertRequest): Promise<Target> {
-  if (!request.targetImageOpts) return { given, path: localPath(given), format: targetFormat(request) };
+  if (!request.targetImageOpts) {
+    const remote = remoteUrl(given);
+    return { given, path: remote === null ? localPath(given) : given, remote, format: targetFormat(request) };
+  }
   if (request.targetFormat !== null) {
     throw new Failure('--image-opts and --format are mutually exclusive');
   }
   const name = parseImageName(given, { imageOpts: true });
-  if (name.format !== undefined) return { given, path: name.path, format: name.format };
+  const { path, remote = null } = name;
+  if (name.format !== undefined) return { given, path, remote, format: name.format };
   const { disk, format } = await request.images.openDisk(name, { backing: 'none' });
   await disk.close();
-  return { given, path: name.path, format };
+  return { given, path, remote, format };
 }
 
 async function convertDisk(
@@ -134,9 +140,10 @@ async function convertDisk(
     return;
   }
   if (request.bitmaps) refuseBitmaps(source, format, create);
-  const work = async (signal: AbortSignal): Promise<void> => {
+  if (request.bitmaps && target.remote !== null) throw new Failure('Bitmaps cannot be copied to a server');
+  const work = async (to: Source, signal: AbortSignal): Promise<void> => {
     try {
-      await copy(disk, target, create, { request, progress, signal });
+      await copy(disk, to, { request, progress, signal, create, format });
       if (request.bitmaps && source instanceof Qcow2) {
         await copyBitmaps(source, path, { ...request, complain: context.complain });
       }
@@ -144,9 +151,46 @@ async function convertDisk(
       throw conversionFailure(error, name, target, request);
     }
   };
-  await interruptible((signal) =>
-    request.create ? writingTo(path, context.complain, () => work(signal)) : work(signal),
-  );
+  await writing(target, { request, context }, work);
+}
+
+/** Opens a target on a server, or takes care that a half-written file is not mistaken for a good one. */
+async function writing(
+  { given, path, remote }: Target,
+  { request, context }: Pick<Task, 'request' | 'context'>,
+  work: (to: Source, signal: AbortSignal) => Promise<unknown>,
+): Promise<void> {
+  await interruptible(async (signal) => {
+    if (remote === null) {
+      await (request.create
+        ? writingTo(path, context.complain, () => work(path, signal))
+        : work(path, signal));
+      return;
+    }
+    const server = await openTarget(remote, given);
+    try {
+      await work(server, signal);
+    } catch (error) {
+      // What does not go together is found before anything is written.
+      const isUntouched = error instanceof Failure && hasCode(error.cause, 'ERR_QCOW2_CONFLICT');
+      if (!isUntouched) context.complain(`'${given}' is incomplete`);
+      throw error;
+    } finally {
+      await server.close();
+    }
+  });
+}
+
+async function openTarget(url: URL, given: string): Promise<Storage> {
+  if (!url.protocol.startsWith('nbd')) {
+    throw new Failure(`Could not open '${given}': ${url.protocol} servers are read-only here`);
+  }
+  const { openNbdStorage } = await import('../remote-image.js');
+  try {
+    return await openNbdStorage(url, 'r+');
+  } catch (error) {
+    throw openFailure(error, { name: given, writing: true });
+  }
 }
 
 /** Makes the target from a qcow2 image that comes through standard input. */
@@ -160,8 +204,8 @@ async function restoreImage(
   const create = targetOptions(format, path, request);
   checkCacheMode('cache', request.targetCache);
   const { secret } = request.images.openOptions(source);
-  const work = (signal: AbortSignal): Promise<unknown> =>
-    fromQcow2Stream(standardInput(), path, {
+  const work = (to: Source, signal: AbortSignal): Promise<unknown> =>
+    fromQcow2Stream(standardInput(signal), to, {
       targetFormat: format,
       create,
       compress: request.compress,
@@ -174,22 +218,21 @@ async function restoreImage(
     }).catch((error: unknown) => {
       throw conversionFailure(error, source, target, request);
     });
-  await interruptible((signal) =>
-    request.create ? writingTo(path, context.complain, () => work(signal)) : work(signal),
-  );
+  await writing(target, { request, context }, work);
+}
+
+interface Copy extends Omit<Task, 'context'> {
+  signal: AbortSignal;
+  create: CreateOptions;
+  format: ImageFormat;
 }
 
 function copy(
   disk: Disk,
-  { path, format }: Target,
-  create: CreateOptions,
-  {
-    request,
-    progress,
-    signal,
-  }: { request: ConvertRequest; progress: ProgressLine | null; signal: AbortSignal },
+  target: Source,
+  { request, progress, signal, create, format }: Copy,
 ): Promise<unknown> {
-  return convert(disk, path, {
+  return convert(disk, target, {
     targetFormat: format,
     create,
     compress: request.compress,

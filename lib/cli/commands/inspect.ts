@@ -33,10 +33,12 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
     ...damage(details.dataFile === null ? await checked(name, images) : null),
   ];
   if (suspicious.length === 0) {
-    out.write('\nNothing suspicious was found.\n');
+    out.write(`\n${out.styled('good', 'Nothing suspicious was found.')}\n`);
     return 0;
   }
-  out.write(`\nSuspicious:\n${suspicious.map((line) => `- ${out.foreign(line)}\n`).join('')}`);
+  out.write(
+    `\n${out.styled('warning', 'Suspicious:')}\n${suspicious.map((line) => `- ${out.foreign(line)}\n`).join('')}`,
+  );
   return 1;
 }
 

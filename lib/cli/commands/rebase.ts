@@ -14,13 +14,13 @@ import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import type { ImageFormat } from '../../options.js';
 import { withProgress } from '../progress.js';
-import type { ProgressLine } from '../progress.js';
+import type { ProgressDisplay } from '../progress.js';
 import { plainReferences } from '../references.js';
 import { spec } from '../specs/rebase.js';
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
-  await withProgress(request.progress && !request.quiet, context.out, async (progress) => {
+  await withProgress(request, context, async (progress) => {
     progress?.begin();
     const { name, images, unsafe } = request;
     const opening = unsafe ? ({ backing: 'none', data: true } as const) : ({ data: true } as const);
@@ -75,7 +75,7 @@ function parse(words: readonly string[]): Request {
   return { ...found, images, backingFormat, backing: backing ?? '', name: images.name(file) };
 }
 
-async function rebase(disk: Disk, request: Request, progress: ProgressLine | null): Promise<void> {
+async function rebase(disk: Disk, request: Request, progress: ProgressDisplay | null): Promise<void> {
   const { name, backing, backingFormat, unsafe, compress } = request;
   const format = backingFormat === null ? undefined : formatNamed(backingFormat);
   if (backing !== '' && !unsafe) await lookAtNewBacking(name.path, backing, format);

@@ -4,12 +4,14 @@ import type { Context } from '../context.js';
 import { Failure } from '../failure.js';
 import { parseImageCommand } from '../image-command.js';
 import { interruptible } from '../interrupt.js';
+import { withProgress } from '../progress.js';
 import { spec } from '../specs/sha.js';
 import { didYouMean } from '../suggest.js';
 
 const chunkBytes = 1024 * 1024;
 
-export async function run(words: readonly string[], { out }: Context): Promise<number> {
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const { out } = context;
   let algorithm = 'sha256';
   const { images, operands } = parseImageCommand(spec, words, ({ value }) => {
     algorithm = value;
@@ -22,14 +24,17 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
   try {
     const hash = createHash(algorithm);
     const buffer = Buffer.alloc(Math.min(chunkBytes, disk.size));
-    await interruptible(async (signal) => {
-      for (let at = 0; at < disk.size; at += chunkBytes) {
-        signal.throwIfAborted();
-        const piece = buffer.subarray(0, Math.min(chunkBytes, disk.size - at));
-        await disk.read(piece, at);
-        hash.update(piece);
-      }
-    });
+    await withProgress({}, context, (display) =>
+      interruptible(async (signal) => {
+        for (let at = 0; at < disk.size; at += chunkBytes) {
+          signal.throwIfAborted();
+          const piece = buffer.subarray(0, Math.min(chunkBytes, disk.size - at));
+          await disk.read(piece, at);
+          hash.update(piece);
+          display?.update({ done: at + piece.length, total: disk.size });
+        }
+      }),
+    );
     out.write(`${hash.digest('hex')}  ${out.foreign(file)}\n`);
   } finally {
     await disk.close();

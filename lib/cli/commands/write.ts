@@ -1,36 +1,44 @@
 /** `write`: writes standard input to a disk. */
-import { readSync } from 'node:fs';
 import type { Context } from '../context.js';
+import { failure, reasonOf } from '../error-text.js';
 import { Failure } from '../failure.js';
 import { parseImageCommand } from '../image-command.js';
 import type { WritableDisk } from '../../index.js';
+import { interruptible } from '../interrupt.js';
 import { sizeArgument } from '../sizes.js';
 import { spec } from '../specs/write.js';
-
-const chunkBytes = 1024 * 1024;
-const stdin = 0;
+import { standardInput } from '../standard-streams.js';
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const { images, operands } = parseImageCommand(spec, words);
   const [file = '', offset = ''] = operands;
+  const start = Number(sizeArgument('offset', offset));
   const opened = await images.openForWriting(images.name(file), context);
   // What is opened for writing can be written to.
   const disk = opened.disk as WritableDisk;
   try {
-    let at = Number(sizeArgument('offset', offset));
-    const buffer = Buffer.alloc(chunkBytes);
-    for (let got = readSync(stdin, buffer); got > 0; got = readSync(stdin, buffer)) {
-      if (at + got > disk.size) {
-        throw new Failure(
-          `The input goes on past the end of the disk of ${disk.size} bytes: written up to ${at}`,
-        );
-      }
-      await disk.write(buffer.subarray(0, got), at);
-      at += got;
-    }
-    await disk.flush();
-  } finally {
+    await interruptible((signal) => writeInput(disk, start, signal));
     await disk.close();
+  } catch (error) {
+    // The first failure is the one to tell.
+    await disk.close().catch(() => undefined);
+    const isTold = error instanceof Failure || (error instanceof Error && error.name === 'Interrupted');
+    throw isTold ? error : failure('error while writing: ', reasonOf(error, { name: file }), error);
   }
   return 0;
+}
+
+/** Writes from `start` on until the input ends. */
+async function writeInput(disk: WritableDisk, start: number, signal: AbortSignal): Promise<void> {
+  let at = start;
+  for await (const bytes of standardInput(signal) as AsyncIterable<Uint8Array>) {
+    if (at + bytes.length > disk.size) {
+      throw new Failure(
+        `The input goes on past the end of the disk of ${disk.size} bytes: written up to ${at}`,
+      );
+    }
+    await disk.write(bytes, at);
+    at += bytes.length;
+  }
+  await disk.flush();
 }

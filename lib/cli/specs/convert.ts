@@ -14,6 +14,18 @@ import {
 } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
+export const compress = {
+  name: 'compress',
+  letters: 'c',
+  help: 'compress the clusters of a qcow2 target',
+} as const;
+export const targetOptions = {
+  name: 'target-format-options',
+  letters: 'o',
+  argument: 'NAME=VALUE,...',
+  help: 'options of the target format; -o help lists them',
+} as const;
+
 export const spec = {
   name: 'convert',
   summary: 'Copy a disk into a new image',
@@ -28,12 +40,7 @@ export const spec = {
       argument: 'FMT',
       help: 'format of the new image, qcow2 or raw (default: raw)',
     },
-    {
-      name: 'target-format-options',
-      letters: 'o',
-      argument: 'NAME=VALUE,...',
-      help: 'options of the target format; -o help lists them',
-    },
+    targetOptions,
     {
       name: 'target-cache',
       letters: 't',
@@ -47,7 +54,7 @@ export const spec = {
       help: 'make the target an overlay over FILE, which shows what the backing file of SOURCE shows',
     },
     { name: 'backing-format', letters: 'F', ...backingFormat },
-    { name: 'compress', letters: 'c', help: 'compress the clusters of a qcow2 target' },
+    compress,
     {
       name: 'sparse-size',
       letters: 'S',

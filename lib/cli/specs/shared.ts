@@ -16,7 +16,7 @@ export const help = { name: 'help', letters: 'h', help: 'print this help and exi
 export const object = {
   name: 'object',
   argument: 'OBJDEF',
-  help: 'define a secret: secret,id=ID,data=TEXT or secret,id=ID,file=PATH',
+  help: 'define a secret: secret,id=ID,data=TEXT or secret,id=ID,file=PATH; with format=base64, keyid=ID and iv=IV one encrypted by another',
 } as const;
 export const imageOpts = {
   name: 'image-opts',
