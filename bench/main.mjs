@@ -11,6 +11,8 @@ import { operations } from './operations.mjs';
 import { page } from './page.mjs';
 import { has, run, timed } from './process.mjs';
 import { measureInProcess } from './in-process.mjs';
+import { measureNbd } from './nbd.mjs';
+import { measureStreams } from './streams.mjs';
 
 const tmpfs = '/dev/shm';
 const tmpfsMagic = 0x01021994;
@@ -59,9 +61,17 @@ for (const parent of folders) {
     results.operations.push(result);
     print(result);
   }
-  if (chosen('in process') && where === 'disk') {
-    results.inProcess = await measureInProcess(imageFolder(folder, scale), folder, { scale, rounds });
-    for (const { name, unit, values: measured } of results.inProcess) {
+  if (where !== 'disk') continue;
+  const image = imageFolder(folder, scale);
+  for (const [part, measureRows] of Object.entries({
+    'in process': () => measureInProcess(image, folder, { scale, rounds }),
+    streams: () => measureStreams(image('mixed.qcow2'), folder, { scale, rounds }),
+    nbd: () => measureNbd(folder, { scale, rounds }),
+  })) {
+    if (!chosen(part)) continue;
+    const rows = await measureRows();
+    results.inProcess.push(...rows);
+    for (const { name, unit, values: measured } of rows) {
       console.log(
         `${name}: ${Object.entries(measured)
           .map(([key, value]) => `${key} ${value}`)

@@ -1,87 +1,128 @@
-/** NBD reads: nbdcopy to nowhere from our server and from qemu-nbd, in turn, on one image. node bench/nbd.mjs [--mib N] [--rounds N] */
-import { execFile, execFileSync, spawn } from 'node:child_process';
+// NBD reads from `qcow2 serve` and from qemu-nbd, of one image, in turn, by the clients that people use.
+import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
-import { performance } from 'node:perf_hooks';
-import { parseArgs, promisify } from 'node:util';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { create } from '../dist/index.js';
+import { openNbd } from '../dist/nbd/index.js';
 
-const { values } = parseArgs({
-  options: { mib: { type: 'string', default: '1024' }, rounds: { type: 'string', default: '5' } },
-});
-const mebibytes = Number(values.mib);
-const rounds = Number(values.rounds);
-const directory = mkdtempSync(join(tmpdir(), 'qcow2-bench-nbd-'));
-const at = (name) => join(directory, name);
-const main = new URL('../dist/cli/main.cjs', import.meta.url).pathname;
+const MiB = 2 ** 20;
+const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
 
-/** A disk without a zero in it, since zeros are not sent. */
-async function makeImage() {
-  const disk = await create(at('disk.qcow2'), mebibytes * 2 ** 20);
-  const block = Buffer.alloc(2 ** 20);
-  for (let index = 0; index < mebibytes; index += 1) {
-    block.fill(`block ${index} `);
-    await disk.write(block, index * 2 ** 20);
+const servers = {
+  ours: (socket, disk) => [process.execPath, [cli, 'serve', '-k', socket, disk]],
+  'qemu-nbd': (socket, disk) => ['qemu-nbd', ['-t', '-r', '-e', '16', '-f', 'qcow2', '-k', socket, disk]],
+};
+
+/** What is measured, by name: a program that reads a whole disk, or a number of requests. */
+function clients(mebibytes) {
+  const copy = (...flags) => ({
+    unit: 'MiB/s',
+    amount: mebibytes,
+    command: (uri) => ['nbdcopy', ...flags, uri, 'null:'],
+  });
+  const requests = (length, depth) => {
+    const count = Math.max(200, Math.round((mebibytes * 64) / Math.max(1, length / 16384)));
+    const step = 7 * 65536 + length;
+    const args = [
+      'bench',
+      '-f',
+      'raw',
+      '-c',
+      String(count),
+      '-d',
+      String(depth),
+      '-s',
+      String(length),
+      '-S',
+      String(step),
+    ];
+    return { unit: 'requests/s', amount: count, command: (uri) => ['qemu-img', ...args, uri] };
+  };
+  return {
+    'nbdcopy, 4 connections, 256 KiB': copy(),
+    'nbdcopy, 1 connection, 256 KiB': copy('--connections=1'),
+    'nbdcopy, 1 connection, 2 MiB': copy('--connections=1', '--request-size=2097152'),
+    'nbdcopy, 4 connections, 64 KiB': copy('--request-size=65536'),
+    '4 KiB, depth 1': requests(4096, 1),
+    '4 KiB, depth 16': requests(4096, 16),
+    '64 KiB, depth 1': requests(65536, 1),
+    '64 KiB, depth 16': requests(65536, 16),
+  };
+}
+
+/**
+ * @param {string} folder for an image and sockets
+ * @param {{ scale: number, rounds: number }} options a disk of 4 GiB is read at full size
+ * @returns {Promise<{ name: string, unit: string, values: Record<string, number> }[]>} the best of all rounds
+ */
+export async function measureNbd(folder, { scale, rounds }) {
+  const mebibytes = Math.max(16, Math.round(4096 * scale));
+  const disk = join(folder, `nbd-${mebibytes}.qcow2`);
+  if (!existsSync(disk)) await makeImage(disk, mebibytes);
+  const running = [];
+  try {
+    for (const [name, command] of Object.entries(servers)) {
+      const socket = join(folder, `${name}.sock`);
+      rmSync(socket, { force: true });
+      const child = spawn(...command(socket, disk), { stdio: ['ignore', 'ignore', 'inherit'] });
+      running.push({ name, uri: `nbd+unix:///?socket=${socket}`, child, exited: once(child, 'exit') });
+      while (!existsSync(socket)) await sleep(20);
+    }
+    const rows = [];
+    for (const [name, { unit, amount, command }] of Object.entries(clients(mebibytes))) {
+      const seconds = await inTurn(running, rounds, ({ uri }) => program(command(uri)));
+      rows.push({ name: `NBD, ${name}`, unit, values: rates(seconds, amount) });
+    }
+    const seconds = await inTurn(running, rounds, ({ uri }) => readAll(uri));
+    rows.push({ name: 'NBD, all of it by openNbd', unit: 'MiB/s', values: rates(seconds, mebibytes) });
+    return rows;
+  } finally {
+    for (const { child } of running) child.kill('SIGTERM');
+    await Promise.all(running.map(({ exited }) => exited));
+  }
+}
+
+/** Best seconds of each server, which take turns, so that what else the machine does meets all. */
+async function inTurn(running, rounds, work) {
+  const best = {};
+  for (let round = 0; round <= rounds; round += 1) {
+    for (const server of running) {
+      const start = performance.now();
+      await work(server);
+      const seconds = (performance.now() - start) / 1000;
+      best[server.name] = Math.min(best[server.name] ?? Infinity, seconds);
+    }
+  }
+  return best;
+}
+
+const rates = (seconds, amount) =>
+  Object.fromEntries(Object.entries(seconds).map(([name, taken]) => [name, Math.round(amount / taken)]));
+
+function program([name, ...args]) {
+  const { status, stderr } = spawnSync(name, args, { encoding: 'utf8' });
+  if (status !== 0) throw new Error(`${name} ${args.join(' ')}: ${stderr}`);
+}
+
+async function readAll(uri) {
+  const disk = await openNbd(uri);
+  const buffer = Buffer.allocUnsafe(8 * MiB);
+  for (let at = 0; at < disk.size; at += buffer.length) {
+    await disk.read(buffer.subarray(0, Math.min(buffer.length, disk.size - at)), at);
   }
   await disk.close();
 }
 
-const servers = {
-  ours: (socket) => [process.execPath, [main, 'serve', '-k', socket, at('disk.qcow2')]],
-  'qemu-nbd': (socket) => [
-    'qemu-nbd',
-    ['-t', '-r', '-e', '16', '-f', 'qcow2', '-k', socket, at('disk.qcow2')],
-  ],
-};
-const clients = {
-  'nbdcopy (4 connections, 256 KiB)': [],
-  'nbdcopy (1 connection, 256 KiB)': ['--connections=1'],
-  'nbdcopy (1 connection, 2 MiB)': ['--connections=1', '--request-size=2097152'],
-  'nbdcopy (4 connections, 64 KiB)': ['--request-size=65536'],
-};
-
-async function timed(socket, flags) {
-  const start = performance.now();
-  await promisify(execFile)('nbdcopy', [...flags, `nbd+unix:///?socket=${socket}`, 'null:']);
-  return (performance.now() - start) / 1000;
-}
-
-const middle = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)];
-
-try {
-  await makeImage();
-  const running = [];
-  for (const [name, command] of Object.entries(servers)) {
-    const socket = at(`${name}.sock`);
-    running.push({
-      name,
-      socket,
-      child: spawn(...command(socket), { stdio: ['ignore', 'ignore', 'inherit'] }),
-    });
-    while (!existsSync(socket)) await new Promise((resolve) => setTimeout(resolve, 20));
+/** A disk without a zero in it, since zeros are not sent. */
+async function makeImage(path, mebibytes) {
+  const disk = await create(path, mebibytes * MiB);
+  const block = Buffer.alloc(MiB);
+  for (let index = 0; index < mebibytes; index += 1) {
+    block.fill(`block ${index} `);
+    await disk.write(block, index * MiB);
   }
-  execFileSync('cat', [at('disk.qcow2')], { stdio: 'ignore' });
-  for (const [client, flags] of Object.entries(clients)) {
-    const seconds = Object.fromEntries(running.map(({ name }) => [name, []]));
-    // In turn, so that what else the machine does meets both.
-    for (let round = 0; round <= rounds; round += 1) {
-      for (const { name, socket } of running) {
-        const taken = await timed(socket, flags);
-        if (round > 0) seconds[name].push(taken);
-      }
-    }
-    const [ours, theirs] = [middle(seconds.ours), middle(seconds['qemu-nbd'])];
-    const rate = (taken) => `${Math.round(mebibytes / taken)} MiB/s`;
-    console.log(
-      `${client}: ours ${rate(ours)}, qemu-nbd ${rate(theirs)}, ratio of times ${(ours / theirs).toFixed(2)}`,
-    );
-  }
-  for (const { child } of running) {
-    child.kill('SIGTERM');
-    await once(child, 'exit');
-  }
-} finally {
-  rmSync(directory, { recursive: true, force: true });
+  await disk.close();
 }

@@ -1,45 +1,56 @@
-// Streams and block lists beside @xen-orchestra/qcow2, in one process and in turn: median and best, blocked time, memory.
-// node bench/streams.mjs [--dir DIR] [--mib SIZE] [--map-gib SIZE] [--rounds N]
-import { spawnSync } from 'node:child_process';
-import { createReadStream, existsSync, mkdirSync } from 'node:fs';
+// Streams and block lists beside @xen-orchestra/qcow2, in one process and in turn.
+import { createReadStream, createWriteStream, existsSync } from 'node:fs';
 import { open as openFile, stat } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
-import { pathToFileURL } from 'node:url';
-import { parseArgs } from 'node:util';
+import { pipeline } from 'node:stream/promises';
 import * as theirs from '@xen-orchestra/qcow2';
 import { open, readQcow2Stream, storedBlocks, toQcow2Stream } from '../dist/index.js';
-import { mixedRaw } from './raw-disk.mjs';
+import { craftQcow2 } from './crafted-qcow2.mjs';
+
+const MiB = 2 ** 20;
 
 /**
- * Measures everything in rounds and gives a row for each operation and package.
- * @param options.directory where images are kept; options.mib of the disk that is streamed, half of it written;
- * options.mapGib of the disk whose blocks are listed, all of it mapped
+ * @param {string} disk a qcow2 image that is streamed
+ * @param {string} folder for what is made of it
+ * @param {{ scale: number, rounds: number }} options a disk of 1 TiB at full size has its blocks listed
+ * @returns {Promise<{ name: string, unit: string, values: Record<string, number> }[]>} medians, and what a listing costs others
  */
-export async function measureStreams({ directory, mib, mapGib, rounds }) {
-  mkdirSync(directory, { recursive: true });
-  const disk = prepareDisk(directory, mib);
-  const map = prepareMap(directory, mapGib);
+export async function measureStreams(disk, folder, { scale, rounds }) {
+  const ordered = await prepareOrdered(disk, folder);
+  const map = prepareMap(folder, Math.max(1, Math.round(1024 * scale)));
   const rows = [];
-  for (const [operation, ways] of Object.entries(operations(disk, map))) {
-    const runs = Object.fromEntries(Object.keys(ways).map((name) => [name, []]));
+  for (const [name, ways] of Object.entries(operations(disk, ordered, map))) {
+    const runs = Object.fromEntries(Object.keys(ways).map((way) => [way, []]));
     const answers = new Set();
     for (let round = 0; round < rounds; round += 1) {
-      for (const [name, way] of Object.entries(ways)) {
+      for (const [who, way] of Object.entries(ways)) {
         const { answer, ...figures } = await measured(way);
-        answers.add(answer);
-        runs[name].push(figures);
+        // There is nothing to hold an incremental stream against.
+        if (Object.keys(ways).length > 1) answers.add(answer);
+        runs[who].push(figures);
       }
     }
-    if (answers.size !== 1) throw new Error(`${operation}: the answers differ: ${[...answers].join(', ')}`);
-    for (const [name, figures] of Object.entries(runs)) rows.push({ operation, name, ...summary(figures) });
+    if (answers.size > 1) throw new Error(`${name}: the answers differ: ${[...answers].join(', ')}`);
+    const column = (what, choose) =>
+      Object.fromEntries(
+        Object.entries(runs).map(([who, all]) => [who, choose(all.map((one) => one[what]))]),
+      );
+    rows.push(
+      { name, unit: 's, median', values: column('seconds', median) },
+      { name: `${name}, event loop blocked`, unit: 'ms at most', values: column('blocked', most) },
+      { name: `${name}, memory`, unit: 'MiB more at most', values: column('mebibytes', most) },
+    );
   }
   return rows;
 }
 
+const rounded = (value) => Number(value.toPrecision(3));
+const median = (values) => rounded([...values].sort((a, b) => a - b)[Math.floor((values.length - 1) / 2)]);
+const most = (values) => rounded(Math.max(...values));
+
 /** Each way gives what both must agree on. */
-function operations(disk, map) {
+function operations(disk, ordered, map) {
   return {
     'stream out': {
       ours: async () => {
@@ -58,16 +69,32 @@ function operations(disk, map) {
         return stored;
       },
     },
+    'stream out, one MiB in sixteen': {
+      ours: async () => {
+        const image = await open(disk);
+        const changes = Array.from({ length: Math.floor(image.size / (16 * MiB)) }, (_, index) => ({
+          start: index * 16 * MiB,
+          length: MiB,
+        }));
+        const stream = toQcow2Stream(image, {
+          changes,
+          backing: { name: 'full.qcow2', format: 'qcow2', unchecked: true },
+        });
+        await consume(stream);
+        await image.close();
+        return stream.length;
+      },
+    },
     'stream in': {
       ours: async () => {
-        const reader = await readQcow2Stream(createReadStream(disk, { highWaterMark: 2 ** 20 }));
+        const reader = await readQcow2Stream(createReadStream(ordered, { highWaterMark: 2 ** 20 }));
         let bytes = 0;
         for await (const { data } of reader.pieces()) bytes += data?.length ?? 0;
         await reader.close();
         return bytes;
       },
       theirs: async () => {
-        const image = new theirs.QcowStream(createReadStream(disk, { highWaterMark: 2 ** 20 }));
+        const image = new theirs.QcowStream(createReadStream(ordered, { highWaterMark: 2 ** 20 }));
         await image.init();
         let bytes = 0;
         for await (const { data } of image.diskBlocks()) bytes += data.length;
@@ -111,9 +138,9 @@ async function consume(stream) {
 async function measured(way) {
   globalThis.gc?.();
   const delay = monitorEventLoopDelay({ resolution: 1 });
-  let most = 0;
-  const before = process.memoryUsage().rss;
-  const look = setInterval(() => (most = Math.max(most, process.memoryUsage().rss)), 10);
+  let highest = 0;
+  const before = process.memoryUsage.rss();
+  const look = setInterval(() => (highest = Math.max(highest, process.memoryUsage.rss())), 10);
   delay.enable();
   const start = performance.now();
   const answer = await way();
@@ -122,62 +149,20 @@ async function measured(way) {
   await new Promise((resolve) => setTimeout(resolve, 20));
   delay.disable();
   clearInterval(look);
-  most = Math.max(most, process.memoryUsage().rss);
-  return { answer, seconds, blocked: delay.max / 1e6, mib: Math.max(0, most - before) / 2 ** 20 };
+  highest = Math.max(highest, process.memoryUsage.rss());
+  return { answer, seconds, blocked: delay.max / 1e6, mebibytes: Math.max(0, highest - before) / MiB };
 }
 
-function summary(figures) {
-  const seconds = figures.map((one) => one.seconds).sort((a, b) => a - b);
-  return {
-    median: seconds[Math.floor(seconds.length / 2)],
-    best: seconds[0],
-    blocked: Math.max(...figures.map((one) => one.blocked)),
-    mib: Math.max(...figures.map((one) => one.mib)),
-  };
-}
-
-function prepareDisk(directory, mib) {
-  const path = join(directory, `streams-${mib}.qcow2`);
-  if (existsSync(path)) return path;
-  const raw = join(directory, 'streams.raw');
-  mixedRaw(raw, mib * 2 ** 20, mib * 2 ** 19);
-  qemuImg(['convert', '-m', '1', '-f', 'raw', '-O', 'qcow2', raw, path]);
+/** Their reader takes streams whose tables come first and whose data is in order; so this package writes them. */
+async function prepareOrdered(disk, folder) {
+  const path = join(folder, 'ordered-stream.qcow2');
+  if (!existsSync(path)) await pipeline(toQcow2Stream(disk), createWriteStream(path));
   return path;
 }
 
-function prepareMap(directory, gib) {
-  const path = join(directory, `map-${gib}.qcow2`);
-  if (!existsSync(path))
-    qemuImg(['create', '-q', '-f', 'qcow2', '-o', 'preallocation=metadata', path, `${gib}G`]);
+/** All of it mapped: what every block of such a disk costs. */
+function prepareMap(folder, gib) {
+  const path = join(folder, `map-${gib}.qcow2`);
+  if (!existsSync(path)) craftQcow2(path, { size: gib * 2 ** 30, clusterSize: 65536 });
   return path;
 }
-
-function qemuImg(args) {
-  const { status, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8' });
-  if (status !== 0) throw new Error(`qemu-img ${args.join(' ')}: ${stderr}`);
-}
-
-async function main() {
-  const { values } = parseArgs({
-    options: {
-      dir: { type: 'string', default: join(tmpdir(), 'qcow2-bench') },
-      mib: { type: 'string', default: '2048' },
-      'map-gib': { type: 'string', default: '256' },
-      rounds: { type: 'string', default: '5' },
-    },
-  });
-  const rows = await measureStreams({
-    directory: values.dir,
-    mib: Number(values.mib),
-    mapGib: Number(values['map-gib']),
-    rounds: Number(values.rounds),
-  });
-  for (const { operation, name, median, best, blocked, mib } of rows) {
-    console.log(
-      `${operation.padEnd(12)} ${name.padEnd(8)} median ${median.toFixed(2)} s  best ${best.toFixed(2)} s  ` +
-        `event loop blocked ${blocked.toFixed(0)} ms at most  memory + ${mib.toFixed(0)} MiB`,
-    );
-  }
-}
-
-if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) await main();
