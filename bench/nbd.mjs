@@ -24,7 +24,7 @@ function clients(mebibytes) {
     command: (uri) => ['nbdcopy', ...flags, uri, 'null:'],
   });
   const requests = (length, depth) => {
-    const count = Math.max(200, Math.round((mebibytes * 64) / Math.max(1, length / 16384)));
+    const count = Math.max(200, Math.round((mebibytes * 16) / Math.max(1, length / 16384)));
     const step = 7 * 65536 + length;
     const args = [
       'bench',

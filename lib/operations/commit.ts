@@ -65,7 +65,7 @@ export async function commitDown(
   const target = await reopenBacking(image.guest, above, 'r+', open);
   try {
     const files = layers.slice(0, base).flatMap(({ guest }) => filesOf(guest.image));
-    const checkpoints = await Checkpoints.begin(files, top.size, options);
+    const checkpoints = await Checkpoints.begin(files, top.size, target, options);
     await copyDown(top, target, base, checkpoints, options);
     await target.flush();
     if (empty) await emptyImage(image.guest, signal);

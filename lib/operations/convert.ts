@@ -59,6 +59,8 @@ export interface OpenTarget {
   /** Which extents of the source the target has already. */
   readonly has: (extent: Extent) => boolean;
   readonly sparse: boolean;
+  /** The disk that is written to, if it was there before. */
+  readonly kept?: Disk;
   /** Makes durable what has been written. */
   readonly flush: () => Promise<void>;
   /** Completes the target, durable when asked. */
@@ -118,11 +120,12 @@ async function convertDisk(source: Disk, target: Source, options: ConvertOptions
 
 async function resumableCopy(
   source: Disk,
-  { flush }: OpenTarget,
+  { flush, kept }: OpenTarget,
   options: ConvertOptions,
 ): Promise<CopyPlan['resumable']> {
-  if (options.resumeFrom === undefined && options.onCheckpoint === undefined) return null;
-  return { checkpoints: await Checkpoints.begin(filesBehind(source), source.size, options), flush };
+  // Without a kept target neither is allowed.
+  if (kept === undefined || (options.resumeFrom === undefined && options.onCheckpoint === undefined)) return null;
+  return { checkpoints: await Checkpoints.begin(filesBehind(source), source.size, kept, options), flush };
 }
 
 function checkOptions(options: ConvertOptions): void {
@@ -295,6 +298,7 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
           : rawDiskTarget(disk, options.targetIsZero),
       has: () => false,
       sparse: true,
+      kept: disk,
       flush: () => disk.flush(),
       finish: async () => {
         if (durable) await disk.flush();
