@@ -124,7 +124,8 @@ async function resumableCopy(
   options: ConvertOptions,
 ): Promise<CopyPlan['resumable']> {
   // Without a kept target neither is allowed.
-  if (kept === undefined || (options.resumeFrom === undefined && options.onCheckpoint === undefined)) return null;
+  if (kept === undefined || (options.resumeFrom === undefined && options.onCheckpoint === undefined))
+    return null;
   return { checkpoints: await Checkpoints.begin(filesBehind(source), source.size, kept, options), flush };
 }
 
