@@ -126,6 +126,38 @@ describe('shrinking', () => {
     await disk.close();
   });
 
+  it.each([
+    { what: 'the refcount table', place: (image: Buffer) => image.readBigUInt64BE(48) },
+    {
+      what: 'a refcount block',
+      place: (image: Buffer) => image.readBigUInt64BE(Number(image.readBigUInt64BE(48))),
+    },
+    { what: 'the L1 table', place: (image: Buffer) => image.readBigUInt64BE(40) },
+    {
+      what: 'an L2 table that stays',
+      place: (image: Buffer) => image.readBigUInt64BE(Number(image.readBigUInt64BE(40))) % 2n ** 63n,
+    },
+  ])('changes nothing where an entry past the new end takes $what for data', async ({ place }) => {
+    const path = inDirectory('damaged.qcow2');
+    const disk = await create(path, MiB, { clusterSize: 512 });
+    await disk.write(pattern(1, 512), 0);
+    await disk.write(pattern(2, 512), 512 * KiB);
+    await disk.close();
+    const image = await readFile(path);
+    const l2Coverage = 64 * 512;
+    const l1Entry = Number(image.readBigUInt64BE(40)) + ((512 * KiB) / l2Coverage) * 8;
+    const l2Table = Number(image.readBigUInt64BE(l1Entry) % 2n ** 63n);
+    image.writeBigUInt64BE(place(image) | (1n << 63n), l2Table);
+    await writeFile(path, image);
+    const damaged = await open(path, { mode: 'r+' });
+    await expect(damaged.resize(64 * KiB, { shrink: true })).rejects.toMatchObject({
+      code: 'ERR_QCOW2_CORRUPT',
+    });
+    expect(damaged.size).toBe(MiB);
+    await damaged.close();
+    expect((await readFile(path)).equals(image)).toBe(true);
+  });
+
   it('gives the space back', async () => {
     const path = inDirectory('image.qcow2');
     const disk = await create(path, 64 * MiB, { clusterSize: 4096 });
