@@ -1,6 +1,6 @@
 // Bundles lib/ into dist/, as loading a hundred small modules takes longer than most commands run, and prints the manual page.
 import { execFileSync } from 'node:child_process';
-import { writeFileSync } from 'node:fs';
+import { chmodSync, writeFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { rolldown } from 'rolldown';
 
@@ -66,4 +66,6 @@ await bundle(
   },
 );
 
+// npm does it for an installed package; this is for a link to a clone.
+chmodSync(`${dist}/cli/main.cjs`, 0o755);
 writeFileSync(`${dist}/qcow2.1`, execFileSync(process.execPath, [`${dist}/cli/main.cjs`, 'man']));
