@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 import { compileAddon } from './compile-addon.mjs';
+import { remedy } from './remedy.mjs';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const require = createRequire(import.meta.url);
@@ -55,42 +56,12 @@ function compileProblem() {
   return loadProblem();
 }
 
-const linuxRemedies = {
-  debian: 'apt-get install build-essential cmake libdeflate-dev libzstd-dev',
-  rhel: 'dnf install gcc-c++ make cmake libdeflate-devel libzstd-devel',
-  fedora: 'dnf install gcc-c++ make cmake libdeflate-devel libzstd-devel',
-  suse: 'zypper install gcc-c++ make cmake libdeflate-devel libzstd-devel',
-  alpine: 'apk add build-base cmake linux-headers libdeflate-dev zstd-dev',
-  arch: 'pacman -S base-devel cmake libdeflate zstd',
-};
-const remedies = {
-  darwin: 'xcode-select --install && brew install cmake libdeflate zstd',
-  win32: 'install "Desktop development with C++" of the Visual Studio Build Tools (it brings cmake along)',
-};
-
-/** The commands that install what is missing, for the system at hand. */
-function remedy() {
-  if (process.platform !== 'linux')
-    return (
-      remedies[process.platform] ??
-      'install cmake and a C++17 compiler with the package manager of your system'
-    );
-  let families = [];
+function osRelease() {
   try {
-    const release = readFileSync('/etc/os-release', 'utf8');
-    families = Array.from(release.matchAll(/^ID(?:_LIKE)?="?([^"\n]*)"?$/gm), ([, names]) =>
-      names.split(' '),
-    ).flat();
+    return readFileSync('/etc/os-release', 'utf8');
   } catch {
-    // A system without the file gets the whole list.
+    return '';
   }
-  const known = families.map((family) => linuxRemedies[family]).find(Boolean);
-  return (
-    known ??
-    Object.entries(linuxRemedies)
-      .map(([family, command]) => `${family}: ${command}`)
-      .join('\n  ')
-  );
 }
 
 const unloadable = wantsCompilation() ? 'npm_config_build_from_source asks for it' : loadProblem();
@@ -102,7 +73,7 @@ if (unloadable !== undefined) {
     console.error(
       `qcow2: the native addon could not be compiled: ${problem}\n` +
         'It needs cmake 3.19 or newer and a C++17 compiler (gcc 8, clang 7, Visual Studio 2019, or newer):\n' +
-        `  ${remedy()}\n` +
+        `  ${remedy(process.platform, osRelease())}\n` +
         'Then run `npm rebuild qcow2`.',
     );
     process.exitCode = 1;

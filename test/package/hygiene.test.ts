@@ -1,6 +1,6 @@
 /** What tools and a type-checked user say of the packed package. */
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -20,6 +20,14 @@ beforeAll(async () => {
 
 afterAll(async () => {
   await rm(directory, { recursive: true, force: true });
+});
+
+it('runs nobody else’s code in its workflows but at a commit that was looked at', async () => {
+  const folder = join(root, '.github/workflows');
+  for (const name of await readdir(folder)) {
+    const uses = (await readFile(join(folder, name), 'utf8')).match(/uses: (?!\.\/).*/g) ?? [];
+    expect(uses.filter((line) => !/@[0-9a-f]{40} # v[\d.]+$/.test(line))).toEqual([]);
+  }
 });
 
 it('publint has nothing to say', async () => {

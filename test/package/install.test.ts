@@ -3,11 +3,12 @@
  * the prebuilt binary of this platform; prebuilds.test.ts does the same with the real ones.
  */
 import { execFile } from 'node:child_process';
-import { cp, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { cp, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { remedy } from '../../scripts/remedy.mjs';
 import {
   emptyPath,
   install,
@@ -54,7 +55,7 @@ describe('the tarball', () => {
       /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|THIRD_PARTY_NOTICES\.md|CMakeLists\.txt)$/,
       /^dist\/([\w-]+|.*\.(js|d\.ts))$/,
       /^native\/(core|os|binding)$/,
-      /^scripts\/(install|compile-addon)\.mjs$/,
+      /^scripts\/(install|compile-addon|remedy)\.mjs$/,
       /^prebuilds\/[\w-]+$/,
     ];
     expect([...folders].filter((folder) => !known.some((pattern) => pattern.test(folder)))).toEqual([]);
@@ -132,4 +133,67 @@ describe('installed from the tarball', () => {
     expect(error.stderr).toMatch(/(apt-get install|dnf install|apk add|brew install|zypper|pacman) .*cmake/);
     expect(error.stderr).toContain('npm rebuild qcow2');
   });
+
+  it.each([
+    ['debian', 'ID=debian\n', 'apt-get install'],
+    ['ubuntu', 'NAME="Ubuntu"\nID_LIKE=debian\nID=ubuntu\n', 'apt-get install'],
+    ['rocky', 'ID="rocky"\nID_LIKE="rhel centos fedora"\n', 'dnf install'],
+    ['fedora', 'ID=fedora\n', 'dnf install'],
+    ['opensuse', 'ID="opensuse-leap"\nID_LIKE="suse opensuse"\n', 'zypper install'],
+    ['alpine', 'ID=alpine\n', 'apk add'],
+    ['manjaro', 'ID=manjaro\nID_LIKE=arch\n', 'pacman -S'],
+  ])('knows the commands of %s', (_, osRelease, command) => {
+    expect(remedy('linux', osRelease)).toMatch(new RegExp(`^${command} .*cmake.*(lib)?zstd`));
+  });
+
+  it('names what there is to choose from on a Linux it does not know, and the ways of other systems', () => {
+    expect(remedy('linux', 'ID=constructor\n').split('\n')).toHaveLength(6);
+    expect(remedy('linux', '')).toMatch(/debian: apt-get install/);
+    expect(remedy('darwin', '')).toMatch(/xcode-select --install/);
+    expect(remedy('win32', '')).toMatch(/Visual Studio Build Tools/);
+    expect(remedy('freebsd', '')).toMatch(/package manager/);
+  });
+
+  it.each([
+    ['cmake is not installed', 'g++', undefined],
+    ['cmake is 3.10.2; 3.19 or newer is needed', 'g++', 'cmake version 3.10.2'],
+    ['there is no C++ compiler', undefined, 'cmake version 3.25.1'],
+  ])('says that %s', async (complaint, compiler, cmake) => {
+    const tools = await mkdtemp(at('tools-'));
+    for (const name of await readdir(await emptyPath(at('path'))))
+      await symlink(at('path', name), join(tools, name));
+    if (compiler !== undefined) await script(join(tools, compiler), 'echo g++ 12.2.0');
+    if (cmake !== undefined) await script(join(tools, 'cmake'), `test "$1" = --version && echo ${cmake}`);
+    const error = (await execute(process.execPath, ['scripts/install.mjs'], {
+      cwd: at('other/node_modules/qcow2'),
+      env: { PATH: tools, TMPDIR: directory },
+    }).catch((reason: unknown) => reason)) as { code: number; stderr: string };
+    expect(error.code).toBe(1);
+    expect(error.stderr).toContain(complaint);
+    if (compiler !== undefined) expect(error.stderr).not.toContain('there is no C++ compiler');
+  });
 });
+
+async function script(path: string, line: string): Promise<void> {
+  await writeFile(path, `#!/bin/sh\n${line}\n`, { mode: 0o755 });
+}
+
+if (process.env.QCOW2_PACKAGE === 'long') {
+  it('compiles where there is no binary, and does the main job with what it compiled', async () => {
+    const project = at('compiled');
+    await stage(at('sources'));
+    const { tarball } = await pack(at('sources'), at('sources'));
+    await install(project, [tarball, ...(await packDependencies(at('sources')))]);
+    const packageRoot = join(project, 'node_modules/qcow2');
+    expect(await readdir(packageRoot)).not.toContain('prebuilds');
+    // As npm runs it, with the machine's compiler and cmake, and no network.
+    const { stderr } = await execute('npm', ['rebuild', '--offline', '--foreground-scripts', 'qcow2'], {
+      cwd: project,
+    });
+    expect(stderr).toContain('compiling the native addon');
+    expect(await readdir(join(packageRoot, 'build/Release'))).toContain('qcow2.node');
+    await cp(join(root, 'scripts/demo.mjs'), join(project, 'demo.mjs'));
+    const { stdout } = await run(join(project, 'demo.mjs'), [join(project, 'node_modules')], project);
+    expect(stdout).toContain('the raw copy equals the original with the write, byte for byte');
+  }, 600_000);
+}
