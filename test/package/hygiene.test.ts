@@ -59,7 +59,7 @@ it('a project that uses the package type-checks against the tarball', async () =
     cwd: project,
   }).catch((error: unknown) => error as { stdout: string });
   expect(stdout).toBe('');
-}, 120_000);
+}, 300_000);
 
 /** What a user would write; a line marked "expect-error" must not type-check. */
 const user = `

@@ -34,7 +34,7 @@ beforeAll(async () => {
   await cp(join(root, 'build/Release/qcow2.node'), at('staged', prebuild));
   packed = await pack(at('staged'), directory);
   await install(at('project'), [packed.tarball, ...(await packDependencies(directory))]);
-});
+}, 300_000);
 
 afterAll(async () => {
   await rm(directory, { recursive: true, force: true });

@@ -45,7 +45,7 @@ if (isLong) {
       const { tarball } = await pack(root, directory);
       await install(project, [tarball, ...(await packDependencies(directory))]);
       await cp(join(root, 'scripts/demo.mjs'), join(project, 'demo.mjs'));
-    });
+    }, 300_000);
 
     afterAll(async () => {
       await rm(directory, { recursive: true, force: true });
