@@ -9,7 +9,7 @@ import { create } from '../dist/index.js';
 import { openNbd } from '../dist/nbd/index.js';
 
 const MiB = 2 ** 20;
-const cli = fileURLToPath(new URL('../dist/cli/main.js', import.meta.url));
+const cli = fileURLToPath(new URL('../dist/cli/main.cjs', import.meta.url));
 
 const servers = {
   ours: (socket, disk) => [process.execPath, [cli, 'serve', '-k', socket, disk]],
@@ -69,7 +69,10 @@ export async function measureNbd(folder, { scale, rounds }) {
       rmSync(socket, { force: true });
       const child = spawn(...command(socket, disk), { stdio: ['ignore', 'ignore', 'inherit'] });
       running.push({ name, uri: `nbd+unix:///?socket=${socket}`, child, exited: once(child, 'exit') });
-      while (!existsSync(socket)) await sleep(20);
+      while (!existsSync(socket)) {
+        if (child.exitCode !== null) throw new Error(`${name} did not start`);
+        await sleep(20);
+      }
     }
     const rows = [];
     for (const [name, { unit, amount, command }] of Object.entries(clients(mebibytes))) {
