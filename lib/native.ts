@@ -7,6 +7,7 @@ import type { BitSetFunctions } from './native/bit-sets.js';
 import { describeLoadProblem } from './native/load-problem.js';
 import type { ByteFunctions } from './native/bytes.js';
 import type { CodecFunctions } from './native/codecs.js';
+import type { ComparisonFunctions } from './native/comparison.js';
 import type { ExtentJsonFunctions } from './native/extent-json.js';
 import type { FileFunctions } from './native/files.js';
 import type { L2Functions } from './native/l2.js';
@@ -18,6 +19,7 @@ import { packageRoot } from './package-root.js';
 
 export * from './native/bit-sets.js';
 export * from './native/codecs.js';
+export * from './native/comparison.js';
 export * from './native/extent-json.js';
 export * from './native/files.js';
 export * from './native/l2.js';
@@ -34,6 +36,7 @@ export interface NativeCore
     BitSetFunctions,
     ByteFunctions,
     CodecFunctions,
+    ComparisonFunctions,
     ExtentJsonFunctions,
     FileFunctions,
     L2Functions,

@@ -5,27 +5,48 @@ export const transferStride = {
   /** Guest position, length, number of pieces. */
   unit: 3,
   /**
-   * File descriptor, position in the file, length there, offset in the unit, length there; and for compressed clusters the
+   * Index of the file, position in it, length there, offset in the unit, length there; and for compressed clusters the
    * cluster size (else 0), the bytes of the cluster before those wanted, the Codec.
    */
   piece: 8,
-  /** Guest position, length, host position. */
+  /** Guest position, length, host position. A length less than a block: a block, compressed to that. */
   placed: 3,
 } as const;
+
+/** Most blocks that compressed data may have ahead: `places` needs room for so many more. */
+export const blocksAhead = 64;
+
+/** Numbers of the area that streams are packed into. All are 0 in the beginning. */
+export const PackingArea = {
+  /** Where the next stream may begin. */
+  next: 0,
+  /** Where the blocks end that were taken for streams. */
+  end: 1,
+  /** Streams that touch the block in which the next one begins. */
+  shares: 2,
+  /** Blocks taken for streams so far. */
+  blocks: 3,
+  length: 4,
+} as const;
+
 export interface TransferFunctions {
   /**
-   * Copies planned pieces of files into the file `fdOut`, without their zeros, on `workers` threads of the pool. `units`
-   * and `pieces` have {@link transferStride} numbers a row; what no piece of a unit fills is zeros. Zeros are looked for in
-   * blocks of `granularity` bytes from the beginning of each unit.
+   * Copies planned pieces of the files `files` (descriptors) into the file `fdOut`, without their zeros, on `workers` threads
+   * of the pool. `units` and `pieces` have {@link transferStride} numbers a row; what no piece of a unit fills is zeros. Zeros
+   * are looked for in blocks of `granularity` bytes from the beginning of each unit.
    * Without `places` data goes where it is on the disk. With `places` (host position and length, whole blocks, room for
    * everything) it goes there, in the order of the units, by whole blocks, and `placed` gets {@link transferStride} numbers
    * for each run of it: room for one for each block and place.
-   * `scratch` has a buffer for each worker; none of the units is longer.
+   * With `compression` (the Codec, the level, how many streams may touch a block, how many blocks they may have ahead; empty for none) each block is compressed
+   * and packed behind the one before, where it gets shorter. `area` ({@link PackingArea}) says where to go on, and afterwards
+   * how far it got. `places` has room for {@link blocksAhead} blocks more then.
+   * `scratch` has a buffer for each worker, two with compression; none of the units is longer.
    * @returns a promise for each worker: wait for all. Their greatest value is the number of runs placed; if one is -1 the
    * files were not as planned (shorter, or damaged compressed clusters), and nothing of it counts.
    */
   transfer(
     fdOut: number,
+    files: Float64Array,
     units: Float64Array,
     pieces: Float64Array,
     places: Float64Array,
@@ -33,5 +54,7 @@ export interface TransferFunctions {
     scratch: Uint8Array,
     placed: Float64Array,
     workers: number,
+    compression: Float64Array,
+    area: Float64Array,
   ): Promise<number>[];
 }

@@ -5,7 +5,10 @@ import { queryRange, type Range } from '../io/disk-queries.js';
 import { native } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
+import { FileComparison } from './compare-files.js';
+import { FilePlan } from './file-plan.js';
 import { inOrder } from './in-order.js';
+import { largestCluster } from './layers.js';
 
 /** A range in which two disks differ. */
 export interface Difference {
@@ -32,6 +35,8 @@ export interface CompareOptions extends Job, ByteRange {
 const sector = 512;
 const chunkBytes = 1024 * 1024;
 const defaultConcurrency = 4;
+/** Bytes of a unit of native work: both sides of it stay in the processor's cache. */
+const minUnit = 256 * 1024;
 
 /** What of a disk a comparison uses. */
 export type Comparable = Pick<Disk, 'size' | 'read' | 'extents'>;
@@ -63,25 +68,64 @@ export async function* compare(
   const { start, end } = queryRange(Math.max(a.size, b.size), options);
   const shorter = Math.min(a.size, b.size);
   const common: Range = { start, end: strict ? Math.max(start, Math.min(end, shorter)) : end };
+  const report = (done: number): void => onProgress?.({ done: done - start, total: end - start });
+  const job: CompareJob = { a, b, strict, concurrency: Math.max(1, concurrency), signal, report };
   let last: Difference | undefined;
-  const buffers = new Buffers();
-  const results = inOrder(pieces(a, b, common, signal), Math.max(1, concurrency), async (piece) => ({
-    piece,
-    differences: await comparePiece(a, b, piece, strict, buffers, signal),
-  }));
-  for await (const { piece, differences } of results) {
-    for (const difference of differences) {
-      if (last?.kind === difference.kind && last.start + last.length === difference.start) {
-        last.length += difference.length;
-      } else {
-        if (last !== undefined) yield last;
-        last = difference;
-      }
+  for await (const difference of differences(job, common)) {
+    if (last?.kind === difference.kind && last.start + last.length === difference.start) {
+      last.length += difference.length;
+    } else {
+      if (last !== undefined) yield last;
+      last = difference;
     }
-    onProgress?.({ done: piece.end - start, total: end - start });
   }
   if (last !== undefined) yield last;
   if (common.end < end) yield { start: common.end, length: end - common.end, kind: 'size' };
+}
+
+interface CompareJob {
+  readonly a: Comparable;
+  readonly b: Comparable;
+  readonly strict: boolean;
+  readonly concurrency: number;
+  readonly signal: AbortSignal | undefined;
+  readonly report: (done: number) => void;
+}
+
+/** The differences in a range, neighbours not joined. Native jobs find where to look, where they can. */
+async function* differences(job: CompareJob, range: Range): AsyncGenerator<Difference> {
+  const files = job.strict ? null : fileComparison(job);
+  if (files === null) {
+    yield* lookCloser(job, range, job.report);
+    return;
+  }
+  for await (const { end, suspects } of files.compare(range, job.signal)) {
+    for (const suspect of suspects) yield* lookCloser(job, suspect, () => undefined);
+    job.report(end);
+  }
+}
+
+function fileComparison({ a, b, concurrency }: CompareJob): FileComparison | null {
+  const unit = Math.max(minUnit, largestCluster(a), largestCluster(b));
+  const inA = FilePlan.of(a, unit);
+  const inB = FilePlan.of(b, unit);
+  return inA === null || inB === null ? null : new FileComparison(inA, inB, unit, concurrency);
+}
+
+async function* lookCloser(
+  { a, b, strict, concurrency, signal }: CompareJob,
+  range: Range,
+  report: CompareJob['report'],
+): AsyncGenerator<Difference> {
+  const buffers = new Buffers();
+  const results = inOrder(pieces(a, b, range, signal), concurrency, async (piece) => ({
+    piece,
+    found: await comparePiece(a, b, piece, strict, buffers, signal),
+  }));
+  for await (const { piece, found } of results) {
+    yield* found;
+    report(piece.end);
+  }
 }
 
 /** Cuts a range where either disk's type changes, and long stretches of stored bytes into chunks. */

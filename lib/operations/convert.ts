@@ -13,7 +13,8 @@ import { UnflushedStorage } from '../storage/unflushed.js';
 import { copyDisk, type CopyPlan } from './copy-disk.js';
 import { DiskTarget, OverlayTarget, RawTarget, type CopyTarget, type Writer } from './copy-target.js';
 import type { Treatment } from './copy-spans.js';
-import { CompressedFreshTarget, FreshTarget } from './fresh-target.js';
+import { CompressedFreshTarget } from './compressed-fresh-target.js';
+import { FreshTarget } from './fresh-target.js';
 import { reserveRaw } from './resize-raw.js';
 import { Checkpoints, type Resumable } from './checkpoint.js';
 import { filesBehind, identitiesBehind, layersOf } from './layers.js';
@@ -249,7 +250,8 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
       sparse: true,
       flush: () => disk.flush(),
       finish: async () => {
-        if (copyTarget instanceof FreshTarget) copyTarget.finish();
+        if (copyTarget instanceof FreshTarget || copyTarget instanceof CompressedFreshTarget)
+          copyTarget.finish();
         await disk.close();
         await finishFile(storage, durable);
       },
@@ -270,7 +272,7 @@ function newImageTarget(disk: Qcow2, storage: Storage, options: ConvertOptions):
   if (dataFile !== undefined || preallocation !== 'off')
     return new DiskTarget(disk, writerOf(disk, options), clusterSize, true);
   return compress
-    ? new CompressedFreshTarget(disk.guest, compressionLevel)
+    ? new CompressedFreshTarget(disk.guest, storage, compressionLevel)
     : new FreshTarget(disk.guest, storage);
 }
 

@@ -5,9 +5,10 @@ import { alignDown, alignUp } from '../format/units.js';
 import { native, transferStride } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import type { Checkpoints } from './checkpoint.js';
-import { FilePlan, type Batch } from './file-plan.js';
-import { batchBytes, FileTransfer } from './file-transfer.js';
-import { layersOf } from './layers.js';
+import { copyBatches, type Batch } from './copy-batches.js';
+import { FilePlan } from './file-plan.js';
+import { FileTransfer } from './file-transfer.js';
+import { largestCluster } from './layers.js';
 import { Pace, type Paced } from './pace.js';
 import { copySpans, type Span, type Treatment } from './copy-spans.js';
 import type { CopyTarget } from './copy-target.js';
@@ -34,6 +35,13 @@ const maxUnit = 2 * 1024 * 1024;
 export async function copyDisk(plan: CopyPlan, job: Job & Paced): Promise<void> {
   const copy = new Copy(plan, job);
   await copy.run();
+}
+
+/** From file to file, by native jobs. */
+interface QuickWay {
+  readonly plan: FilePlan;
+  readonly unit: number;
+  readonly transfer: FileTransfer;
 }
 
 class Copy {
@@ -63,7 +71,7 @@ class Copy {
     const { signal } = this.#job;
     try {
       const quick = this.#plan.resumable === null ? this.#quickWay() : null;
-      if (quick !== null) await this.#transfer(quick.plan, quick.transfer);
+      if (quick !== null) await this.#transfer(quick);
       else {
         const start = alignDown(this.#plan.resumable?.checkpoints.start ?? 0, target.unit);
         this.#done = start;
@@ -78,25 +86,25 @@ class Copy {
   }
 
   /** From file to file native jobs do the work. They look for zeros in blocks of a power of two. */
-  #quickWay(): { plan: FilePlan; transfer: FileTransfer } | null {
+  #quickWay(): QuickWay | null {
     const { source, target, zeroBlock } = this.#plan;
     // A batch is too much to wait for at once.
     if (this.#pace.isLimited) return null;
     if (target.file === undefined || zeroBlock > maxUnit || !Number.isInteger(Math.log2(zeroBlock)))
       return null;
     // Where clusters are taken, they are what zeros are looked for in.
-    if (target.file.reserve !== undefined && zeroBlock !== target.unit) return null;
+    if (target.file.room !== undefined && zeroBlock !== target.unit) return null;
     const unit = Math.max(minUnit, target.unit, zeroBlock, largestCluster(source));
     const plan = FilePlan.of(source, unit);
     if (plan === null) return null;
-    return { plan, transfer: new FileTransfer(target.file, zeroBlock, unit, this.#concurrency) };
+    return { plan, unit, transfer: new FileTransfer(target.file, zeroBlock, unit, this.#concurrency) };
   }
 
   /** While one batch is copied the next one is planned. */
-  async #transfer(plan: FilePlan, transfer: FileTransfer): Promise<void> {
+  async #transfer({ plan, unit, transfer }: QuickWay): Promise<void> {
     let last: Promise<void> = Promise.resolve();
     try {
-      for await (const batch of plan.batches(batchBytes)) {
+      for await (const batch of copyBatches(plan, unit, transfer.batchBytes)) {
         await last;
         this.#job.signal?.throwIfAborted();
         last = this.#batch(batch, transfer);
@@ -112,7 +120,7 @@ class Copy {
     if (!(await transfer.copy(batch))) {
       // Piece by piece what is wrong is found and named, and the end of a file that is cut off is no trouble.
       for (let i = 0; i < batch.units.length; i += transferStride.unit) {
-        const [start = 0, length = 0] = batch.units.slice(i, i + 2);
+        const [start = 0, length = 0] = batch.units.subarray(i, i + transferStride.unit);
         await this.#copyRange({ start, end: start + length });
       }
       await Promise.all(this.#underWay);
@@ -197,9 +205,4 @@ class Copy {
     this.#done += end - start;
     this.#job.onProgress?.({ done: this.#done, total: this.#plan.source.size });
   }
-}
-
-/** Bytes; 0 for a disk without clusters. */
-function largestCluster(disk: Disk): number {
-  return Math.max(0, ...layersOf(disk).map(({ guest }) => guest?.image.geometry.clusterSize ?? 0));
 }

@@ -1,4 +1,4 @@
-/** Plans the copying of a disk whose layers are all plain files: which bytes of which file become which part of the disk. */
+/** Plans reading a disk whose layers are all plain files: which bytes of which file are which part of the disk. */
 import type { Disk } from '../disk.js';
 import { alignDown, guestOffset } from '../format/units.js';
 import { codecs } from '../io/codec.js';
@@ -7,19 +7,8 @@ import { checkPlace } from '../io/read.js';
 import { invalidRun } from '../metadata/run.js';
 import { native, OsResult, RunKind } from '../native.js';
 import { layersOf } from './layers.js';
-import { isPlainFile, withDescriptors, type PlainFile } from './plain-file.js';
-
-/**
- * Units of the disk that have something to read, as {@link NativeCore.transfer} takes them, but with indexes of `files`
- * in the place of descriptors: between planning and copying a file may be closed, and its descriptor become another's.
- */
-export interface Batch {
-  /** What has been looked at so far, bytes from the beginning of the disk. */
-  readonly done: number;
-  readonly units: number[];
-  readonly pieces: number[];
-  readonly files: readonly PlainFile[];
-}
+import { isPlainFile, type PlainFile } from './plain-file.js';
+import type { RowTable } from './row-table.js';
 
 interface FileLayer {
   readonly file: PlainFile;
@@ -27,30 +16,36 @@ interface FileLayer {
   readonly guest: GuestImage | null;
 }
 
-/** How much of the disk is looked up at once; a multiple of every unit. */
+/** A unit being planned. */
+interface Planning {
+  readonly pieces: RowTable;
+  readonly fds: readonly number[];
+  readonly firstFile: number;
+  /** Where the unit begins. */
+  readonly base: number;
+}
+
+/** What is skipped at once where nothing is stored; a multiple of every unit. */
 const windowBytes = 16 * 1024 * 1024;
-const maxPieces = 16 * 1024;
 
 export class FilePlan {
+  readonly size: number;
+  /** Those that pieces name by their index. Their descriptors are asked for anew for each use: a file may be closed. */
+  readonly files: readonly PlainFile[];
   readonly #layers: readonly FileLayer[];
-  readonly #size: number;
-  readonly #unit: number;
-  /** The pieces of each unit of the window. */
-  readonly #pieces: number[][];
 
-  private constructor(layers: readonly FileLayer[], size: number, unit: number) {
+  private constructor(layers: readonly FileLayer[], size: number) {
     this.#layers = layers;
-    this.#size = size;
-    this.#unit = unit;
-    this.#pieces = Array.from({ length: windowBytes / unit }, () => []);
+    this.size = size;
+    this.files = layers.map(({ file }) => file);
   }
 
   /**
    * A plan for a disk, or null for one that does not consist of files that can be read as they are: with other storage,
    * encryption, or an image that may change meanwhile.
-   * @param unit bytes, a power of two that no cluster of the disk exceeds
+   * @param unit bytes of what is planned at once: a power of two that no cluster of the disk exceeds
    */
-  static of(disk: Disk, unit: number): FilePlan | null {
+  static of(disk: Pick<Disk, 'size'>, unit: number): FilePlan | null {
     const layers = layersOf(disk);
     const files: FileLayer[] = [];
     for (const { dataStorage, guest, size } of layers) {
@@ -61,81 +56,58 @@ export class FilePlan {
       if (files.length + 1 === layers.length && (guest?.backing ?? null) !== null) return null;
       files.push({ file: dataStorage, size, guest });
     }
-    return files.length === 0 ? null : new FilePlan(files, disk.size, unit);
+    return files.length === 0 ? null : new FilePlan(files, disk.size);
   }
 
-  /** Batches of about `bytes` of units that have something to read, in the order of the disk. */
-  async *batches(bytes: number): AsyncGenerator<Batch> {
-    let units: number[] = [];
-    let pieces: number[] = [];
-    const files = this.#layers.map(({ file }) => file);
-    const planFrom = (from: number): Promise<number> =>
-      withDescriptors(files, (fds) => this.#planWindow(from, fds));
-    for (let at = await planFrom(0); at < this.#size; at = await planFrom(at + windowBytes)) {
-      for (const [index, list] of this.#pieces.entries()) {
-        if (list.length === 0) continue;
-        const start = at + index * this.#unit;
-        units.push(start, Math.min(this.#unit, this.#size - start), list.length / 8);
-        for (const number of list) pieces.push(number);
-        list.length = 0;
-        if (units.length < (bytes / this.#unit) * 3 && pieces.length < maxPieces * 8) continue;
-        yield { done: start, units, pieces, files };
-        units = [];
-        pieces = [];
-      }
-    }
-    yield { done: this.#size, units, pieces, files };
-  }
-
-  /** Plans the next window that may have something in it, and tells where it is, as {@link #skip}. */
-  async #planWindow(from: number, fds: readonly number[]): Promise<number> {
-    const at = this.#skip(from, fds);
-    if (at < this.#size) await this.#planRange(0, at, Math.min(at + windowBytes, this.#size), at, fds);
-    return at;
-  }
-
-  /** The next window that may have something in it; at or behind the end of the disk when there is none. */
-  #skip(at: number, fds: readonly number[]): number {
-    let next = this.#size;
-    for (const [index, { size, guest }] of this.#layers.entries()) {
-      if (at >= size) continue;
-      if (guest !== null) next = Math.min(next, guest.image.mapping.nextTable(guestOffset(at), size));
-      else next = Math.min(next, nextData(fds[index] ?? -1, at, size));
-    }
-    return next >= this.#size ? this.#size : Math.max(at, alignDown(next, windowBytes));
-  }
-
-  async #planRange(
-    index: number,
+  /**
+   * Adds the pieces of [start, end), a unit or less, to `pieces`, as {@link NativeCore.transfer} takes them.
+   * @param fds of {@link files}
+   * @param firstFile what the index of the first of the files is to be
+   * @throws Qcow2Error `ERR_QCOW2_CORRUPT` for entries that no guest read may follow
+   */
+  async planUnit(
+    pieces: RowTable,
     start: number,
     end: number,
-    base: number,
     fds: readonly number[],
+    firstFile = 0,
   ): Promise<void> {
+    await this.#planRange({ pieces, fds, firstFile, base: start }, 0, start, end);
+  }
+
+  /** The next position that may have something stored, by windows; Infinity when there is none. */
+  skip(at: number, fds: readonly number[]): number {
+    if (at < this.size && at % windowBytes !== 0) return at;
+    let next = Infinity;
+    for (const [index, { size, guest }] of this.#layers.entries()) {
+      const end = Math.min(size, this.size);
+      if (at >= end) continue;
+      const found =
+        guest === null
+          ? nextData(fds[index] ?? -1, at, end)
+          : guest.image.mapping.nextTable(guestOffset(at), end);
+      if (found < end) next = Math.min(next, found);
+    }
+    return next === Infinity ? next : Math.max(at, alignDown(next, windowBytes));
+  }
+
+  async #planRange(context: Planning, index: number, start: number, end: number): Promise<void> {
     const layer = this.#layers[index];
     if (layer === undefined) return;
     const stop = Math.min(end, layer.size);
     if (start >= stop) return;
-    if (layer.guest === null) this.#planRaw(index, fds[index] ?? -1, start, stop, base);
-    else await this.#planImage(layer.guest, index, start, stop, base, fds);
-  }
-
-  #planRaw(index: number, fd: number, start: number, end: number, base: number): void {
-    for (let at = nextData(fd, start, end); at < end;) {
-      const hole = Math.min(nextHole(fd, at, end), end);
-      this.#addPlain(index, at, hole - at, at - base);
-      at = nextData(fd, hole, end);
-    }
+    if (layer.guest === null) planRaw(context, index, start, stop);
+    else await this.#planImage(context, layer.guest, index, start, stop);
   }
 
   async #planImage(
+    context: Planning,
     guest: GuestImage,
     index: number,
     start: number,
     end: number,
-    base: number,
-    fds: readonly number[],
   ): Promise<void> {
+    const { pieces, firstFile, base } = context;
     const below: number[] = [];
     const { clusterSize } = guest.image.geometry;
     const { codec } = codecs[guest.image.header.compressionType];
@@ -143,13 +115,12 @@ export class FilePlan {
       switch (kind) {
         case RunKind.data:
           checkPlace(guest, at, host, length);
-          this.#addPlain(index, host, length, at - base);
+          addPlain(context, index, host, length, at);
           break;
         case RunKind.compressed: {
           const skip = at % clusterSize;
           checkPlace(guest, guestOffset(at - skip), host, aux);
-          const unit = this.#pieces[Math.floor((at - base) / this.#unit)];
-          unit?.push(index, host, aux, (at - base) % this.#unit, length, clusterSize, skip, codec);
+          pieces.add(firstFile + index, host, aux, at - base, length, clusterSize, skip, codec);
           break;
         }
         case RunKind.unallocated:
@@ -164,20 +135,28 @@ export class FilePlan {
       }
     });
     for (let i = 0; i < below.length; i += 2) {
-      await this.#planRange(index + 1, below[i] ?? 0, below[i + 1] ?? 0, base, fds);
+      await this.#planRange(context, index + 1, below[i] ?? 0, below[i + 1] ?? 0);
     }
   }
+}
 
-  /** Adds plain bytes, cut at units. `offset` counts from the beginning of the window. */
-  #addPlain(index: number, position: number, length: number, offset: number): void {
-    for (let done = 0; done < length;) {
-      const at = offset + done;
-      const part = Math.min(length - done, this.#unit - (at % this.#unit));
-      const unit = this.#pieces[Math.floor(at / this.#unit)];
-      unit?.push(index, position + done, part, at % this.#unit, part, 0, 0, 0);
-      done += part;
-    }
+function planRaw(context: Planning, index: number, start: number, end: number): void {
+  const fd = context.fds[index] ?? -1;
+  for (let at = nextData(fd, start, end); at < end;) {
+    const hole = Math.min(nextHole(fd, at, end), end);
+    addPlain(context, index, at, hole - at, at);
+    at = nextData(fd, hole, end);
   }
+}
+
+function addPlain(
+  { pieces, firstFile, base }: Planning,
+  index: number,
+  position: number,
+  length: number,
+  at: number,
+): void {
+  pieces.add(firstFile + index, position, length, at - base, length, 0, 0, 0);
 }
 
 /** Where the file system does not tell holes, all is data. */

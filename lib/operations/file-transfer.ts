@@ -1,83 +1,108 @@
 /** Copies between plain files by native jobs of many megabytes, following a plan made here. */
 import { availableParallelism } from 'node:os';
 import { alignUp } from '../format/units.js';
-import { native, transferStride } from '../native.js';
+import { blocksAhead, native, transferStride, type Codec } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
+import type { Batch } from './copy-batches.js';
 import { withDescriptors, type PlainFile } from './plain-file.js';
-import type { Batch } from './file-plan.js';
 
 /** A target that is one plain file. */
 export interface FileTarget {
   readonly storage: PlainFile;
-  /**
-   * Room for data in the file, in the order in which it will be used, as host position and length: at least `bytes`, for
-   * units as a {@link Batch} has them. Undefined where everything has its place already.
-   */
-  reserve?(bytes: number, units: readonly number[]): Promise<number[]>;
-  /** Told which of the room was used for what: guest position, length, host position of each run. */
-  placed?(runs: Float64Array): Promise<void>;
+  /** Undefined where everything has its place already. */
+  readonly room?: TargetRoom;
+  readonly compression?: TargetCompression;
 }
 
-/** Bytes of a job: enough that its beginning and end do not count, few enough to stop soon. */
-export const batchBytes = 64 * 1024 * 1024;
+/** Clusters of a target for data that comes in the order of the disk. */
+export interface TargetRoom {
+  /**
+   * Room for `bytes` or more of the units of a batch, in the order in which it will be used, as host position and length.
+   */
+  reserve(bytes: number, units: Float64Array): Promise<number[]>;
+  /** Told which of the room was used for what: guest position, length, host position of each run. */
+  use(runs: Float64Array): Promise<void>;
+}
+
+export interface TargetCompression {
+  readonly codec: Codec;
+  readonly level: number;
+  /** Streams that may touch one cluster. */
+  readonly maxShares: number;
+  /** Where streams are packed, as {@link NativeCore.transfer} keeps it. */
+  readonly area: Float64Array;
+}
+
+const none = new Float64Array(0);
 const maxWorkers = 4;
+const MiB = 1024 * 1024;
 
 export class FileTransfer {
+  /** Bytes of a job: enough that its beginning and end do not count, few enough to stop soon. */
+  readonly batchBytes: number;
   readonly #target: FileTarget;
   readonly #granularity: number;
   readonly #workers: number;
   readonly #scratch: Uint8Array;
-  #placed = new Float64Array(0);
+  #placed = none;
 
   /** @param unit longest unit, bytes, a multiple of `granularity` */
   constructor(target: FileTarget, granularity: number, unit: number, concurrency: number) {
     this.#target = target;
     this.#granularity = granularity;
     this.#workers = Math.min(concurrency, maxWorkers, availableParallelism());
-    this.#scratch = pageBytes(this.#workers * unit);
+    const { compression } = target;
+    this.batchBytes = compression === undefined ? 256 * MiB : 64 * MiB;
+    this.#scratch = pageBytes(this.#workers * unit * (compression === undefined ? 1 : 2));
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
-  async copy({ units, pieces, files }: Batch): Promise<boolean> {
+  async copy({ units, pieces, files, isLast }: Batch): Promise<boolean> {
     if (units.length === 0) return true;
-    const places = (await this.#target.reserve?.(this.#bytesOf(units), units)) ?? [];
-    const room = (this.#bytesOf(units) / this.#granularity + places.length) * transferStride.placed;
-    if (places.length > 0 && this.#placed.length < room) this.#placed = new Float64Array(room);
-    const results = await withDescriptors(
-      [this.#target.storage, ...files],
-      async ([target = -1, ...sources]) => {
-        const work = native.transfer(
-          target,
-          Float64Array.from(units),
-          withDescriptorsIn(pieces, sources),
-          Float64Array.from(places),
-          this.#granularity,
-          this.#scratch,
-          this.#placed,
-          this.#workers,
-        );
-        await settleAll(work);
-        return Promise.all(work);
-      },
-    );
+    const { room, compression, storage } = this.#target;
+    const bytes = this.#bytesOf(units);
+    const places = (await room?.reserve(bytes, units)) ?? [];
+    this.#makeRoomFor(bytes / this.#granularity + places.length);
+    const results = await withDescriptors([storage, ...files], async ([target = -1, ...sources]) => {
+      const work = native.transfer(
+        target,
+        Float64Array.from(sources),
+        units,
+        pieces,
+        Float64Array.from(places),
+        this.#granularity,
+        this.#scratch,
+        this.#placed,
+        this.#workers,
+        compression === undefined
+          ? none
+          : Float64Array.of(
+              compression.codec,
+              compression.level,
+              compression.maxShares,
+              isLast ? 1 : blocksAhead,
+            ),
+        compression?.area ?? none,
+      );
+      await settleAll(work);
+      return Promise.all(work);
+    });
     if (results.includes(-1)) return false;
-    await this.#target.placed?.(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
+    await room?.use(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
     return true;
   }
 
-  #bytesOf(units: readonly number[]): number {
+  #makeRoomFor(runs: number): void {
+    if (this.#target.room === undefined || this.#placed.length >= runs * transferStride.placed) return;
+    this.#placed = new Float64Array(runs * transferStride.placed);
+  }
+
+  #bytesOf(units: Float64Array): number {
     let bytes = 0;
     for (let i = 1; i < units.length; i += transferStride.unit) {
       bytes += alignUp(units[i] ?? 0, this.#granularity);
     }
     return bytes;
   }
-}
-
-/** The pieces of a batch, as {@link NativeCore.transfer} takes them: with descriptors in the place of the files' numbers. */
-function withDescriptorsIn(pieces: readonly number[], fds: readonly number[]): Float64Array {
-  const rows = Float64Array.from(pieces);
-  for (let i = 0; i < rows.length; i += transferStride.piece) rows[i] = fds[rows[i] ?? -1] ?? -1;
-  return rows;
 }

@@ -20,9 +20,9 @@ export interface Layer {
 }
 
 /** The layers of a disk from the top down, as far as they are this package's own disks. */
-export function layersOf(disk: Disk): Layer[] {
+export function layersOf(disk: object): Layer[] {
   const layers: Layer[] = [];
-  let at: Disk | null = disk;
+  let at: object | null = disk;
   while (at !== null) {
     if (at instanceof RawDisk) {
       layers.push({
@@ -47,6 +47,11 @@ export function layersOf(disk: Disk): Layer[] {
     at = guest.backing;
   }
   return layers;
+}
+
+/** Bytes; 0 for a disk without clusters. */
+export function largestCluster(disk: object): number {
+  return Math.max(0, ...layersOf(disk).map(({ guest }) => guest?.image.geometry.clusterSize ?? 0));
 }
 
 /**

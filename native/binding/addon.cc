@@ -11,8 +11,8 @@ using Init = bool (*)(napi_env env, napi_value exports);
 
 // One entry for each binding file.
 constexpr Init kInits[] = {
-    initBitSet, initCodec,    initExtentJson, initL2,              initL2Picture, initMemory, initOs,
-    initRefcount, initReferenceCounts, initTransfer, initXts,      initZero,
+    initBitSet,   initCodec,           initComparison, initExtentJson, initL2,  initL2Picture, initMemory, initOs,
+    initRefcount, initReferenceCounts, initTransfer,   initXts,        initZero,
 };
 
 }  // namespace

@@ -33,6 +33,7 @@ inline double safeNumber(uint64_t value) {
 // One for each binding file: adds what it offers to the addon. They are called from addon.cc.
 bool initBitSet(napi_env env, napi_value exports);
 bool initCodec(napi_env env, napi_value exports);
+bool initComparison(napi_env env, napi_value exports);
 bool initExtentJson(napi_env env, napi_value exports);
 bool initL2(napi_env env, napi_value exports);
 bool initMemory(napi_env env, napi_value exports);

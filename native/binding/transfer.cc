@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <climits>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "binding/bindings.h"
 #include "binding/codec_pool.h"
 #include "binding/os_error.h"
+#include "binding/plan_arguments.h"
 #include "binding/work.h"
 
 namespace qcow2::binding {
@@ -19,11 +19,10 @@ namespace {
 
 // Numbers for each element of the tables (transferStride in lib/native/transfer.ts).
 constexpr size_t kUnitStride = 3;
-constexpr size_t kPieceStride = 8;
 constexpr size_t kPlaceStride = 2;
 constexpr size_t kPlacedStride = 3;
-constexpr int64_t kMaxBlock = int64_t{1} << 26;
-constexpr int64_t kMaxWorkers = 16;
+constexpr size_t kCompressionNumbers = 4;
+constexpr size_t kAreaNumbers = 4;
 
 // What the workers of one call share.
 struct Shared {
@@ -37,13 +36,20 @@ struct Shared {
 // that did not fit the files.
 class TransferWork : public Work {
  public:
-  TransferWork(std::shared_ptr<Shared> shared, MutableBytes buffer, Span<double> placed)
-      : shared_(std::move(shared)), buffer_(buffer), placed_(placed) {}
+  struct Memory {
+    MutableBytes buffer;
+    MutableBytes streams;
+    Span<double> placed;
+    Span<double> area;
+  };
+
+  TransferWork(std::shared_ptr<Shared> shared, const Memory& memory)
+      : shared_(std::move(shared)), memory_(memory) {}
 
  protected:
   void execute() noexcept override {
     const CodecPool::Lease codec(*shared_->pool);
-    shared_->transfer.run(buffer_, *codec);
+    shared_->transfer.run(memory_.buffer, memory_.streams, *codec);
   }
 
   napi_value settle(napi_env env, bool* failed) noexcept override {
@@ -53,145 +59,122 @@ class TransferWork : public Work {
     *failed = transfer.failure().kind == OsResult::Kind::kFailed;
     if (*failed) return systemError(env, transfer.failure());
     if (transfer.isDamaged() || transfer.failure().kind != OsResult::Kind::kDone) return number(env, -1);
+    const Span<double>& placed = memory_.placed;
     size_t at = 0;
     for (const Placed& run : transfer.placed()) {
-      if (placed_.size() - at < kPlacedStride) break;
-      placed_[at++] = static_cast<double>(run.guest);
-      placed_[at++] = static_cast<double>(run.length);
-      placed_[at++] = static_cast<double>(run.host);
+      if (placed.size() - at < kPlacedStride) break;
+      placed[at++] = static_cast<double>(run.guest);
+      placed[at++] = static_cast<double>(run.length);
+      placed[at++] = static_cast<double>(run.host);
     }
+    if (memory_.area.size() == kAreaNumbers) writeArea(transfer.area(), memory_.area);
     return number(env, static_cast<double>(at / kPlacedStride));
   }
 
  private:
+  static void writeArea(const PackingArea& area, Span<double> out) {
+    out[0] = static_cast<double>(area.next);
+    out[1] = static_cast<double>(area.end);
+    out[2] = static_cast<double>(area.shares);
+    out[3] = static_cast<double>(area.blocks);
+  }
+
   std::shared_ptr<Shared> shared_;
-  const MutableBytes buffer_;
-  const Span<double> placed_;
+  const Memory memory_;
 };
 
-// Takes numbers out of a table; the first that is no integer in its range fails the call.
-class Row {
- public:
-  Row(Arguments& args, const char* name, Span<double> table, size_t at)
-      : args_(args), name_(name), table_(table), at_(at) {}
-
-  int64_t next(int64_t min, int64_t max) {
-    const double value = table_[at_];
-    // NaN fails every comparison.
-    const bool inside = value >= static_cast<double>(min) && value <= static_cast<double>(max) &&
-                        static_cast<double>(static_cast<int64_t>(value)) == value;
-    if (!inside) {
-      args_.requireRange(false, (std::string(name_) + "[" + std::to_string(at_) + "]").c_str(),
-                         "an integer from " + std::to_string(min) + " to " + std::to_string(max));
-    }
-    ++at_;
-    return inside ? static_cast<int64_t>(value) : min;
-  }
-
- private:
-  Arguments& args_;
-  const char* const name_;
-  const Span<double> table_;
-  size_t at_;
-};
-
-size_t rows(Arguments& args, const char* name, Span<double> table, size_t stride) {
-  args.requireValue(table.size() % stride == 0, name, "must hold whole rows");
-  return args.failed() ? 0 : table.size() / stride;
-}
-
-TransferPiece takePiece(Arguments& args, Span<double> table, size_t index, int64_t unit_length) {
-  Row row(args, "pieces", table, index * kPieceStride);
-  TransferPiece piece = {};
-  piece.fd = static_cast<int>(row.next(0, INT_MAX));
-  piece.position = row.next(0, kMaxSafeInteger - kMaxBlock);
-  piece.stored = static_cast<size_t>(row.next(1, kMaxBlock));
-  const int64_t offset = row.next(0, unit_length - 1);
-  piece.offset = static_cast<size_t>(offset);
-  piece.length = static_cast<size_t>(row.next(1, unit_length - offset));
-  piece.cluster_size = static_cast<size_t>(row.next(0, int64_t{1} << 21));
-  piece.skip = static_cast<size_t>(row.next(0, int64_t{1} << 21));
-  piece.codec = static_cast<Codec>(row.next(0, 1));
-  if (piece.cluster_size == 0) {
-    args.requireValue(piece.stored == piece.length && piece.skip == 0, "pieces",
-                      "must be as long in the file as in the unit, unless they are compressed");
-  } else {
-    args.requireValue(hasCodec(piece.codec), "pieces", "need a codec that was left out of the addon");
-    args.requireValue(piece.skip <= piece.cluster_size && piece.length <= piece.cluster_size - piece.skip,
-                      "pieces", "must lie inside their cluster");
-  }
-  return piece;
-}
-
-void takeUnits(Arguments& args, Span<double> units, Span<double> pieces, size_t capacity,
-               TransferPlan& plan) {
+void takeUnits(Arguments& args, Span<double> units, PieceTable& table, size_t capacity, TransferPlan& plan) {
   const size_t count = rows(args, "units", units, kUnitStride);
-  const size_t all_pieces = rows(args, "pieces", pieces, kPieceStride);
   for (size_t i = 0; i < count && !args.failed(); ++i) {
     Row row(args, "units", units, i * kUnitStride);
     const int64_t guest = row.next(0, kMaxSafeInteger - kMaxBlock);
     const int64_t length = row.next(1, static_cast<int64_t>(capacity));
-    const auto number_of_pieces =
-        static_cast<size_t>(row.next(0, static_cast<int64_t>(all_pieces - plan.pieces.size())));
-    plan.units.push_back({guest, static_cast<size_t>(length), plan.pieces.size(), number_of_pieces});
-    for (size_t j = 0; j < number_of_pieces && !args.failed(); ++j) {
-      plan.pieces.push_back(takePiece(args, pieces, plan.pieces.size(), length));
-    }
+    if (args.failed()) return;
+    const size_t first = table.pieces().size();
+    plan.units.push_back({guest, static_cast<size_t>(length), first, table.take(row, length)});
   }
+  plan.pieces = std::move(table.pieces());
 }
 
-// Places must hold everything, should nothing of it be zeros.
+// Places must hold everything, should nothing of it be zeros or get shorter, and what streams have ahead.
 void takePlaces(Arguments& args, Span<double> table, TransferPlan& plan) {
-  const auto granularity = static_cast<int64_t>(plan.granularity);
+  const auto block = static_cast<int64_t>(plan.granularity);
   const size_t count = rows(args, "places", table, kPlaceStride);
-  plan.packed = count > 0;
-  if (!plan.packed) return;
+  if (count > 0 && plan.placing == Placing::kSame) plan.placing = Placing::kPacked;
+  if (plan.placing == Placing::kSame) return;
   int64_t room = 0;
   for (size_t i = 0; i < count && !args.failed(); ++i) {
     Row row(args, "places", table, i * kPlaceStride);
     const int64_t position = row.next(0, kMaxSafeInteger / 2);
-    const int64_t length = row.next(granularity, kMaxSafeInteger / 2);
-    args.requireValue(length % granularity == 0, "places", "must be whole blocks");
+    const int64_t length = row.next(block, kMaxSafeInteger / 2);
+    args.requireValue(length % block == 0 && (position % block == 0 || plan.placing == Placing::kPacked), "places",
+                      "must be whole blocks");
     plan.places.push_back({position, length});
     room = std::min(room + length, kMaxSafeInteger);
   }
   for (const TransferUnit& unit : plan.units) {
-    room -= (static_cast<int64_t>(unit.length) + granularity - 1) / granularity * granularity;
+    room -= (static_cast<int64_t>(unit.length) + block - 1) / block * block;
   }
+  if (plan.placing == Placing::kCompressed) room -= Places::kMostAhead * block;
   args.requireValue(room >= 0, "places", "must have room for all units");
 }
 
-// Bytes a worker's buffer has: whole blocks.
-size_t bufferSize(Arguments& args, MutableBytes scratch, size_t workers, size_t granularity) {
-  const size_t size = scratch.size() / workers / granularity * granularity;
-  args.requireRange(size >= granularity, "scratch.length", "at least a block for each worker");
-  return size;
+// Codec, level, streams per block, blocks ahead; and the area, which is changed when all is done.
+void takeCompression(Arguments& args, Span<double> numbers, Span<double> area, TransferPlan& plan) {
+  if (args.failed() || numbers.size() == 0) return;
+  args.requireValue(numbers.size() == kCompressionNumbers, "compression", "must hold four numbers, or none");
+  args.requireValue(area.size() == kAreaNumbers, "area", "must hold four numbers");
+  args.requireRange(plan.granularity > 1, "granularity", "more than 1 for compression");
+  if (args.failed()) return;
+  plan.placing = Placing::kCompressed;
+  Row row(args, "compression", numbers, 0);
+  plan.codec = static_cast<Codec>(row.next(0, 1));
+  args.requireValue(hasCodec(plan.codec), "compression", "needs a codec that was left out of the addon");
+  plan.level = static_cast<int>(row.next(1, highestLevel(plan.codec)));
+  plan.limits.shares = row.next(1, kMaxSafeInteger);
+  plan.limits.ahead = row.next(1, Places::kMostAhead);
+  const auto block = static_cast<int64_t>(plan.granularity);
+  Row place(args, "area", area, 0);
+  plan.area.next = place.next(0, kMaxSafeInteger / 2);
+  plan.area.end = place.next(plan.area.next, kMaxSafeInteger / 2);
+  plan.area.shares = place.next(0, kMaxSafeInteger);
+  plan.area.blocks = place.next(0, kMaxSafeInteger);
+  args.requireValue(plan.area.end % block == 0, "area", "must end with a block");
 }
 
 napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  args.requireFixedLength(5, "scratch");
-  args.requireFixedLength(6, "placed");
+  args.requireFixedLength(6, "scratch");
+  args.requireFixedLength(7, "placed");
+  args.requireFixedLength(10, "area");
   TransferPlan plan = {};
   plan.out = static_cast<int>(args.integer(0, "fdOut", 0, INT_MAX));
-  plan.granularity = static_cast<size_t>(args.integer(4, "granularity", 1, kMaxBlock));
-  const auto workers = static_cast<size_t>(args.integer(7, "workers", 1, kMaxWorkers));
+  plan.granularity = static_cast<size_t>(args.integer(5, "granularity", 1, kMaxBlock));
+  const auto workers = static_cast<size_t>(args.integer(8, "workers", 1, kMaxWorkers));
   if (args.failed()) return nullptr;
-  const Span<double> units = args.doubles(1, "units");
-  const Span<double> pieces = args.doubles(2, "pieces");
-  const Span<double> places = args.doubles(3, "places");
-  const MutableBytes scratch = args.bytes(5, "scratch");
-  const Span<double> placed = args.doubles(6, "placed");
+  const Span<double> files = args.doubles(1, "files");
+  const Span<double> units = args.doubles(2, "units");
+  const Span<double> pieces = args.doubles(3, "pieces");
+  const Span<double> places = args.doubles(4, "places");
+  const MutableBytes scratch = args.bytes(6, "scratch");
+  const Span<double> placed = args.doubles(7, "placed");
+  const Span<double> compression = args.doubles(9, "compression");
+  const Span<double> area = args.doubles(10, "area");
+  takeCompression(args, compression, area, plan);
   if (args.failed()) return nullptr;
-  const size_t capacity = bufferSize(args, scratch, workers, plan.granularity);
+  const bool compresses = plan.placing == Placing::kCompressed;
+  const size_t buffers = workers * (compresses ? 2 : 1);
+  const size_t capacity = partOf(args, scratch, buffers, plan.granularity);
+  PieceTable table(args, files, pieces);
   if (args.failed()) return nullptr;
-  takeUnits(args, units, pieces, capacity, plan);
+  takeUnits(args, units, table, capacity, plan);
   if (args.failed()) return nullptr;
   takePlaces(args, places, plan);
   size_t blocks = 0;
   for (const TransferUnit& unit : plan.units) blocks += (unit.length - 1) / plan.granularity + 1;
-  args.requireRange(!plan.packed || placed.size() / kPlacedStride >= blocks + plan.places.size(),
-                    "placed.length", "enough for a run for each block and place");
+  args.requireRange(
+      plan.placing == Placing::kSame || placed.size() / kPlacedStride >= blocks + plan.places.size(),
+      "placed.length", "enough for a run for each block and place");
   if (args.failed()) return nullptr;
 
   auto shared = std::make_shared<Shared>(std::move(plan), codecPoolOf(env));
@@ -199,8 +182,11 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   if (napi_create_array_with_length(env, workers, &promises) != napi_ok) return nullptr;
   for (size_t i = 0; i < workers; ++i) {
     const MutableBytes buffer = scratch.subspan(i * capacity, capacity);
-    const napi_value promise = Work::start(env, std::make_unique<TransferWork>(shared, buffer, placed),
-                                           "qcow2.transfer", {args.value(5), args.value(6)});
+    const MutableBytes streams =
+        compresses ? scratch.subspan((workers + i) * capacity, capacity) : MutableBytes();
+    const napi_value promise = Work::start(
+        env, std::make_unique<TransferWork>(shared, TransferWork::Memory{buffer, streams, placed, area}),
+        "qcow2.transfer", {args.value(6), args.value(7), args.value(10)});
     if (promise == nullptr) return nullptr;
     if (napi_set_element(env, promises, static_cast<uint32_t>(i), promise) != napi_ok) return nullptr;
   }

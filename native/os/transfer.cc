@@ -1,94 +1,50 @@
-// Each thread takes the next unit, reads it, finds its zeros, waits for its turn to take a place, and writes.
+// Each thread takes the next unit, reads it, finds its zeros, compresses what is left, waits for its turn to take a
+// place, and writes.
 #include "os/transfer.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cerrno>
 
 #include "core/zero.h"
 #include "os/space.h"
-
-#ifndef _WIN32
-#include <unistd.h>
-
-#include <cerrno>
-#endif
 
 namespace qcow2 {
 namespace {
 
 // Shorter runs are not worth a call of their own.
-constexpr int64_t kMinReserved = 64 * 1024;
+constexpr size_t kMinReserved = 64 * 1024;
 
 // With the pieces of each unit in the order of the disk.
 TransferPlan inOrder(TransferPlan plan) {
-  for (const TransferUnit& unit : plan.units) {
-    const auto first = plan.pieces.begin() + static_cast<ptrdiff_t>(unit.first_piece);
-    std::sort(first, first + static_cast<ptrdiff_t>(unit.pieces),
-              [](const TransferPiece& a, const TransferPiece& b) { return a.offset < b.offset; });
-  }
+  for (const TransferUnit& unit : plan.units) sortPieces(plan.pieces, unit.first_piece, unit.pieces);
   return plan;
 }
 
-void clear(MutableBytes bytes) { std::memset(bytes.data(), 0, bytes.size()); }
+size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / block * block; }
 
-}  // namespace
-
-#ifndef _WIN32
-
-namespace {
-
-// Reads until the buffer is full or the file ends; the value is the bytes read.
-OsResult readFully(int fd, MutableBytes buffer, int64_t position) {
-  size_t done = 0;
-  while (done < buffer.size()) {
-    const ssize_t got =
-        pread(fd, buffer.data() + done, buffer.size() - done, position + static_cast<int64_t>(done));
-    if (got == 0) break;
-    if (got > 0) {
-      done += static_cast<size_t>(got);
-    } else if (errno != EINTR) {
-      return OsResult::failed("read", errno);
-    }
+// The first run is data, then they alternate.
+template <typename Do>
+bool forEachDataRun(const std::vector<double>& ends, size_t runs, Do work) {
+  size_t start = 0;
+  for (size_t i = 0; i < runs; ++i) {
+    const auto end = static_cast<size_t>(ends[i]);
+    if (i % 2 == 0 && end > start && !work(start, end)) return false;
+    start = end;
   }
-  return OsResult::done(static_cast<int64_t>(done));
-}
-
-OsResult writeFully(int fd, Bytes buffer, int64_t position) {
-  size_t done = 0;
-  while (done < buffer.size()) {
-    const ssize_t put =
-        pwrite(fd, buffer.data() + done, buffer.size() - done, position + static_cast<int64_t>(done));
-    if (put > 0) {
-      done += static_cast<size_t>(put);
-    } else if (put == 0) {
-      return OsResult::failed("write", EIO);
-    } else if (errno != EINTR) {
-      return OsResult::failed("write", errno);
-    }
-  }
-  return OsResult::done(static_cast<int64_t>(done));
+  return true;
 }
 
 }  // namespace
-
-#else
-
-namespace {
-
-OsResult readFully(int, MutableBytes, int64_t) { return OsResult::unsupported(); }
-OsResult writeFully(int, Bytes, int64_t) { return OsResult::unsupported(); }
-
-}  // namespace
-
-#endif
 
 Transfer::Transfer(TransferPlan plan)
-    : plan_(inOrder(std::move(plan))), reserves_(gainsFromReserving(plan_.out)) {}
+    : plan_(inOrder(std::move(plan))),
+      reserves_(gainsFromReserving(plan_.out)),
+      places_(plan_.places, static_cast<int64_t>(plan_.granularity), plan_.area, plan_.limits) {}
 
-void Transfer::run(MutableBytes buffer, CodecContext& codec) {
-  std::vector<unsigned char> spare;
-  std::vector<double> ends(buffer.size() / plan_.granularity + 2);
-  std::vector<Placed> targets;
+void Transfer::run(MutableBytes buffer, MutableBytes streams, CodecContext& codec) {
+  PieceReader reader(codec);
+  Desk desk = {buffer, streams, {}, {}, {}};
+  desk.ends.resize(buffer.size() / plan_.granularity + 2);
   for (;;) {
     size_t index;
     {
@@ -97,143 +53,137 @@ void Transfer::run(MutableBytes buffer, CodecContext& codec) {
       index = next_++;
     }
     const TransferUnit& unit = plan_.units[index];
-    if (!fill(unit, buffer, codec, spare)) return;
-    const size_t runs =
-        zeroRuns(buffer.subspan(0, unit.length), plan_.granularity, Span<double>(ends.data(), ends.size()));
-    targets.clear();
-    if (!place(index, ends, runs, targets) || !store(unit, buffer, targets)) return;
+    if (!fill(unit, reader, desk)) return;
+    const size_t runs = zeroRuns(buffer.subspan(0, unit.length), plan_.granularity,
+                                 Span<double>(desk.ends.data(), desk.ends.size()));
+    if (plan_.placing == Placing::kCompressed && !encode(runs, codec, desk)) return;
+    if (!place(index, runs, desk) || !store(desk)) return;
   }
 }
 
-bool Transfer::fill(const TransferUnit& unit, MutableBytes buffer, CodecContext& codec,
-                    std::vector<unsigned char>& spare) {
-  size_t filled = 0;
-  for (size_t i = 0; i < unit.pieces; ++i) {
-    const TransferPiece& piece = plan_.pieces[unit.first_piece + i];
-    const MutableBytes out = buffer.subspan(piece.offset, piece.length);
-    if (piece.offset > filled) clear(buffer.subspan(filled, piece.offset - filled));
-    filled = std::max(filled, piece.offset + piece.length);
-    if (piece.cluster_size != 0) {
-      if (!decode(piece, out, codec, spare)) return false;
+// Past the end of the disk the last block is written with zeros.
+bool Transfer::fill(const TransferUnit& unit, PieceReader& reader, Desk& desk) {
+  const MutableBytes whole = desk.data.subspan(0, wholeBlocks(unit.length, plan_.granularity));
+  const Filled filled = reader.fill(plan_.pieces.data() + unit.first_piece, unit.pieces, whole);
+  if (!filled.isWhole()) fail(filled.result, filled.damaged);
+  return filled.isWhole();
+}
+
+bool Transfer::encode(size_t runs, CodecContext& codec, Desk& desk) {
+  const size_t block = plan_.granularity;
+  size_t used = 0;
+  desk.lengths.clear();
+  return forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
+    for (size_t at = start; at < end; at += block) {
+      const size_t length = codec.encode(plan_.codec, plan_.level, desk.data.subspan(at, block),
+                                         desk.streams.subspan(used, block - 1));
+      if (length == kEncodeFailed) {
+        fail(OsResult::failed("compress", ENOMEM), false);
+        return false;
+      }
+      desk.lengths.push_back(length);
+      used += length;
+    }
+    return true;
+  });
+}
+
+bool Transfer::place(size_t index, size_t runs, Desk& desk) {
+  desk.writes.clear();
+  const TransferUnit& unit = plan_.units[index];
+  if (plan_.placing == Placing::kSame) {
+    return forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
+      desk.writes.push_back(
+          {desk.data.subspan(start, end - start), unit.guest + static_cast<int64_t>(start)});
+      return true;
+    });
+  }
+  std::unique_lock<std::mutex> lock(mutex_);
+  turn_changed_.wait(lock, [&] { return turn_ == index || stopped_; });
+  if (stopped_) return false;
+  size_t block = 0;
+  size_t used = 0;
+  // The binding has seen to it that there is room for everything.
+  const bool done = forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
+    const MutableBytes run = desk.data.subspan(start, wholeBlocks(end - start, plan_.granularity));
+    return placeRun(unit.guest + static_cast<int64_t>(start), run, desk, block, used);
+  });
+  turn_ = index + 1;
+  turn_changed_.notify_all();
+  return done;
+}
+
+// `block` and `used` are how many blocks of the unit, and bytes of its streams, came before.
+bool Transfer::placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& block, size_t& used) {
+  if (plan_.placing == Placing::kPacked) return placeBlocks(guest, run, desk);
+  for (size_t at = 0; at < run.size(); at += plan_.granularity) {
+    const int64_t position = guest + static_cast<int64_t>(at);
+    const size_t length = desk.lengths[block++];
+    if (length == 0) {
+      if (!placeBlocks(position, run.subspan(at, plan_.granularity), desk)) return false;
       continue;
     }
-    const OsResult read = readFully(piece.fd, out, piece.position);
-    if (read.kind == OsResult::Kind::kFailed) {
-      fail(read);
-      return false;
-    }
-    if (read.kind != OsResult::Kind::kDone || read.value != static_cast<int64_t>(piece.length)) {
-      failDamaged();
-      return false;
-    }
-  }
-  // Past the end of the disk the last block is written with zeros.
-  const size_t padded = (unit.length + plan_.granularity - 1) / plan_.granularity * plan_.granularity;
-  if (filled < padded) clear(buffer.subspan(filled, padded - filled));
-  return true;
-}
-
-bool Transfer::decode(const TransferPiece& piece, MutableBytes out, CodecContext& codec,
-                      std::vector<unsigned char>& spare) {
-  const bool whole = piece.length == piece.cluster_size;
-  spare.resize(piece.stored + (whole ? 0 : piece.cluster_size));
-  const MutableBytes all(spare.data(), spare.size());
-  const MutableBytes in = all.subspan(0, piece.stored);
-  const MutableBytes cluster = whole ? out : all.subspan(piece.stored, piece.cluster_size);
-  const OsResult read = readFully(piece.fd, in, piece.position);
-  if (read.kind == OsResult::Kind::kFailed) {
-    fail(read);
-    return false;
-  }
-  // The last sector of a stream may be cut off by the end of the file.
-  const size_t got = read.kind == OsResult::Kind::kDone ? static_cast<size_t>(read.value) : 0;
-  std::fill(in.data() + got, in.data() + in.size(), static_cast<unsigned char>(0));
-  if (codec.decode(piece.codec, in, cluster) != DecodeResult::kOk) {
-    failDamaged();
-    return false;
-  }
-  if (!whole) std::memcpy(out.data(), cluster.data() + piece.skip, out.size());
-  return true;
-}
-
-bool Transfer::place(size_t index, const std::vector<double>& ends, size_t runs,
-                     std::vector<Placed>& targets) {
-  const TransferUnit& unit = plan_.units[index];
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (plan_.packed) {
-    turn_changed_.wait(lock, [&] { return turn_ == index || stopped_; });
-    if (stopped_) return false;
-  }
-  int64_t start = 0;
-  for (size_t i = 0; i < runs; ++i) {
-    const auto end = static_cast<int64_t>(ends[i]);
-    // The first run is data, then they alternate.
-    if (i % 2 == 0 && end > start) {
-      if (plan_.packed) {
-        placePacked(unit.guest + start, end - start, targets);
-      } else {
-        targets.push_back({unit.guest + start, end - start, unit.guest + start});
-      }
-    }
-    start = end;
-  }
-  if (plan_.packed) {
-    turn_ = index + 1;
-    turn_changed_.notify_all();
-  }
-  return true;
-}
-
-void Transfer::placePacked(int64_t guest, int64_t length, std::vector<Placed>& targets) {
-  const auto granularity = static_cast<int64_t>(plan_.granularity);
-  int64_t rest = (length + granularity - 1) / granularity * granularity;
-  // The binding has seen to it that there is room for everything.
-  while (rest > 0 && place_ < plan_.places.size()) {
-    const HostRange& place = plan_.places[place_];
-    const int64_t part = std::min(rest, place.length - place_used_);
-    const Placed target = {guest, part, place.position + place_used_};
-    targets.push_back(target);
-    if (!placed_.empty() && placed_.back().guest + placed_.back().length == guest &&
-        placed_.back().host + placed_.back().length == target.host) {
-      placed_.back().length += part;
+    const int64_t host = places_.takeBytes(static_cast<int64_t>(length));
+    if (host < 0) return false;
+    placed_.push_back({position, static_cast<int64_t>(length), host});
+    const Bytes stream = desk.streams.subspan(used, length);
+    used += length;
+    Write* const last = desk.writes.empty() ? nullptr : &desk.writes.back();
+    if (last != nullptr && last->bytes.data() + last->bytes.size() == stream.data() &&
+        last->host + static_cast<int64_t>(last->bytes.size()) == host) {
+      last->bytes = Bytes(last->bytes.data(), last->bytes.size() + length);
     } else {
-      placed_.push_back(target);
+      desk.writes.push_back({stream, host});
     }
-    guest += part;
-    rest -= part;
-    place_used_ += part;
-    if (place_used_ == place.length) {
-      ++place_;
-      place_used_ = 0;
-    }
+  }
+  return true;
+}
+
+bool Transfer::placeBlocks(int64_t guest, MutableBytes run, Desk& desk) {
+  for (size_t done = 0; done < run.size();) {
+    const HostRange place = places_.takeBlocks(static_cast<int64_t>(run.size() - done));
+    if (place.length == 0) return false;
+    const auto length = static_cast<size_t>(place.length);
+    note({guest + static_cast<int64_t>(done), place.length, place.position});
+    desk.writes.push_back({run.subspan(done, length), place.position});
+    done += length;
+  }
+  return true;
+}
+
+// Whole blocks, joined with those before them.
+void Transfer::note(const Placed& placed) {
+  Placed* const last = placed_.empty() ? nullptr : &placed_.back();
+  const bool joins = last != nullptr && last->length >= static_cast<int64_t>(plan_.granularity) &&
+                     last->guest + last->length == placed.guest && last->host + last->length == placed.host;
+  if (joins) {
+    last->length += placed.length;
+  } else {
+    placed_.push_back(placed);
   }
 }
 
-bool Transfer::store(const TransferUnit& unit, MutableBytes buffer, const std::vector<Placed>& targets) {
-  for (const Placed& target : targets) {
-    const auto offset = static_cast<size_t>(target.guest - unit.guest);
+bool Transfer::store(const Desk& desk) {
+  for (const Write& write : desk.writes) {
     // Whether there is room at all is found out by the write.
-    if (reserves_ && target.length >= kMinReserved) allocate(plan_.out, target.host, target.length, true);
-    const OsResult written =
-        writeFully(plan_.out, buffer.subspan(offset, static_cast<size_t>(target.length)), target.host);
+    if (reserves_ && write.bytes.size() >= kMinReserved) {
+      allocate(plan_.out, write.host, static_cast<int64_t>(write.bytes.size()), true);
+    }
+    const OsResult written = writeFully(plan_.out, write.bytes, write.host);
     if (written.kind != OsResult::Kind::kDone) {
-      fail(written);
+      fail(written, false);
       return false;
     }
   }
   return true;
 }
 
-void Transfer::fail(const OsResult& failure) {
+void Transfer::fail(const OsResult& failure, bool damaged) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  if (!stopped_) failure_ = failure;
-  stopped_ = true;
-  turn_changed_.notify_all();
-}
-
-void Transfer::failDamaged() {
-  const std::lock_guard<std::mutex> guard(mutex_);
-  if (!stopped_) damaged_ = true;
+  if (!stopped_) {
+    failure_ = failure;
+    damaged_ = damaged;
+  }
   stopped_ = true;
   turn_changed_.notify_all();
 }

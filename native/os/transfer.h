@@ -11,26 +11,12 @@
 #include <vector>
 
 #include "core/codec.h"
+#include "core/places.h"
 #include "core/span.h"
+#include "os/pieces.h"
 #include "os/result.h"
 
 namespace qcow2 {
-
-// Where some of the bytes of a unit come from.
-struct TransferPiece {
-  int fd;
-  int64_t position;
-  // Bytes in the file: as many as in the unit, unless they are compressed.
-  size_t stored;
-  // Which bytes of the unit they become.
-  size_t offset;
-  size_t length;
-  // 0: plain bytes. Else the file holds a compressed cluster of this size, of which `length` bytes from
-  // `skip` on are wanted.
-  size_t cluster_size;
-  size_t skip;
-  Codec codec;
-};
 
 // A range of the disk that is read, looked through and written at once. What no piece fills is zeros.
 struct TransferUnit {
@@ -40,16 +26,21 @@ struct TransferUnit {
   size_t pieces;
 };
 
-struct HostRange {
-  int64_t position;
-  int64_t length;
-};
-
-// Bytes [guest, guest + length) of the disk went to `host`.
+// Bytes [guest, guest + length) of the disk went to `host`; shorter than a block: a block, compressed to that.
 struct Placed {
   int64_t guest;
   int64_t length;
   int64_t host;
+};
+
+// How data gets its place.
+enum class Placing : uint8_t {
+  // Where it is on the disk.
+  kSame,
+  // In the order of the units, by whole blocks.
+  kPacked,
+  // The same with each block compressed by itself, where it gets shorter.
+  kCompressed,
 };
 
 struct TransferPlan {
@@ -57,39 +48,59 @@ struct TransferPlan {
   // Zeros are left out in blocks of this size, counted from the beginning of each unit.
   size_t granularity;
   std::vector<TransferUnit> units;
-  std::vector<TransferPiece> pieces;
-  // Packed: where data goes, taken in the order of the units, by whole blocks. Else everything goes where it
-  // is on the disk.
-  bool packed;
+  std::vector<Piece> pieces;
+  Placing placing;
+  // Of kPacked and kCompressed: where data may go, room for everything.
   std::vector<HostRange> places;
+  // Of kCompressed.
+  Codec codec;
+  int level;
+  PackingArea area;
+  PackingLimits limits;
 };
 
 class Transfer {
  public:
   explicit Transfer(TransferPlan plan);
 
-  // Does units until none is left. Call it on any number of threads, each with a buffer for a unit of whole
-  // blocks and a context of its own. A call waits for no other but those that are running already.
-  void run(MutableBytes buffer, CodecContext& codec);
+  // Does units until none is left. Call it on any number of threads, each with a context of its own and a
+  // buffer for a unit of whole blocks, and for kCompressed one more of that size. A call waits for no other but
+  // those that are running already.
+  void run(MutableBytes buffer, MutableBytes streams, CodecContext& codec);
 
   // After every run() has returned: a failed system call, if there was one.
   const OsResult& failure() const { return failure_; }
   // Whether some piece was not there as planned: cut off by the end of its file, or not to be decoded.
   bool isDamaged() const { return damaged_; }
-  // Where data was put, in the order of the disk, neighbours joined. Only of packed plans.
+  // Where data was put, in the order of the disk, neighbours joined. Not of kSame.
   const std::vector<Placed>& placed() const { return placed_; }
+  const PackingArea& area() const { return places_.area(); }
 
  private:
-  bool fill(const TransferUnit& unit, MutableBytes buffer, CodecContext& codec,
-            std::vector<unsigned char>& spare);
-  bool decode(const TransferPiece& piece, MutableBytes out, CodecContext& codec,
-              std::vector<unsigned char>& spare);
-  // Adds where the data of a unit goes to `targets`; in the order of the units.
-  bool place(size_t index, const std::vector<double>& ends, size_t runs, std::vector<Placed>& targets);
-  void placePacked(int64_t guest, int64_t length, std::vector<Placed>& targets);
-  bool store(const TransferUnit& unit, MutableBytes buffer, const std::vector<Placed>& targets);
-  void fail(const OsResult& failure);
-  void failDamaged();
+  // Bytes in memory and where they go.
+  struct Write {
+    Bytes bytes;
+    int64_t host;
+  };
+  // What a thread has for the unit it is at.
+  struct Desk {
+    MutableBytes data;
+    MutableBytes streams;
+    std::vector<double> ends;
+    // For each block of data its length as a stream, 0 where it gets no shorter.
+    std::vector<size_t> lengths;
+    std::vector<Write> writes;
+  };
+
+  bool fill(const TransferUnit& unit, PieceReader& reader, Desk& desk);
+  bool encode(size_t runs, CodecContext& codec, Desk& desk);
+  // Plans the writes of a unit; in the order of the units, unless everything has its place.
+  bool place(size_t index, size_t runs, Desk& desk);
+  bool placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& block, size_t& used);
+  bool placeBlocks(int64_t guest, MutableBytes run, Desk& desk);
+  void note(const Placed& placed);
+  bool store(const Desk& desk);
+  void fail(const OsResult& failure, bool damaged);
 
   const TransferPlan plan_;
   const bool reserves_;
@@ -98,8 +109,7 @@ class Transfer {
   // All below are guarded by the mutex while threads run.
   size_t next_ = 0;
   size_t turn_ = 0;
-  size_t place_ = 0;
-  int64_t place_used_ = 0;
+  Places places_;
   std::vector<Placed> placed_;
   OsResult failure_;
   bool stopped_ = false;

@@ -31,7 +31,16 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['extentJson', plain('extentJson'), () => [Float64Array.of(0, 512, 0, 0, -1), table()]],
   ['isZero', plain('isZero'), () => [table()]],
   ['zeroRuns', plain('zeroRuns'), () => [table(), 512, out()]],
-  ['transfer', plain('transfer'), () => [0, none(), none(), none(), 512, Buffer.alloc(1024), out(), 2]],
+  [
+    'transfer',
+    plain('transfer'),
+    () => [0, none(), none(), none(), none(), 512, Buffer.alloc(1024), out(), 2, none(), none()],
+  ],
+  [
+    'comparePieces',
+    plain('comparePieces'),
+    () => [none(), none(), none(), Buffer.alloc(1024), Buffer.alloc(16), 2],
+  ],
   ['ReferenceCounts.extend', method('extend'), () => [100]],
   ['ReferenceCounts.add', method('add'), () => [65536, 65536, 1]],
   ['ReferenceCounts.addL2Table', method('addL2Table'), () => [table(), v3, 1, out()]],

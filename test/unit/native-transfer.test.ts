@@ -1,8 +1,8 @@
 /** Planned copies between files, held against the same copies made with plain buffers. */
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
-import { deflateRawSync } from 'node:zlib';
+import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import { Codec, native, transferStride } from '../../lib/native.js';
+import { blocksAhead, Codec, native, PackingArea, transferStride } from '../../lib/native.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { pattern } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
@@ -11,6 +11,8 @@ const KiB = 1024;
 const path = useTempDir();
 
 interface Plan {
+  compression?: number[];
+  area?: Float64Array;
   units: number[][];
   pieces: number[][];
   places?: number[][];
@@ -18,7 +20,7 @@ interface Plan {
   workers?: number;
 }
 
-/** Runs a plan from the file `in` into the file `out`; the descriptor of `in` is put in place of -1. */
+/** Runs a plan from the file `in`, which pieces name by 0, into the file `out`. */
 async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number }> {
   const { granularity = 4096, workers = 3, places = [] } = plan;
   const from = openSync(path('in'), 'r');
@@ -27,13 +29,17 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
     const placed = new Float64Array(3 * 4096);
     const work = native.transfer(
       to,
+      // The second is no open file.
+      Float64Array.of(from, 1_000_000),
       Float64Array.from(plan.units.flat()),
-      Float64Array.from(plan.pieces.flatMap(([fd, ...rest]) => [fd === -1 ? from : (fd ?? 0), ...rest])),
+      Float64Array.from(plan.pieces.flat()),
       Float64Array.from(places.flat()),
       granularity,
-      new Uint8Array(workers * 64 * KiB),
+      new Uint8Array(workers * 64 * KiB * (plan.compression === undefined ? 1 : 2)),
       placed,
       workers,
+      Float64Array.from(plan.compression ?? []),
+      plan.area ?? new Float64Array(0),
     );
     expect(work.length).toBe(workers);
     const settled = await Promise.allSettled(work);
@@ -51,7 +57,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
 }
 
 const plain = (position: number, length: number, offset = 0): number[] => [
-  -1,
+  0,
   position,
   length,
   offset,
@@ -150,13 +156,119 @@ describe('packed', () => {
   );
 });
 
+describe('compressing', () => {
+  const block = 4096;
+  const places = [
+    [64 * KiB, 40 * block],
+    [512 * KiB, 500 * block],
+  ];
+
+  it.each([
+    [1, 1000, 64],
+    [3, 1000, 1],
+    [8, 1000, 64],
+    [2, 2, 64],
+    [2, 1, 64],
+  ])(
+    'packs streams in the order of the disk, none over another: %i workers, %i streams a block, %i blocks ahead',
+    async (workers, maxShares, ahead) => {
+      writeFileSync(path('in'), content);
+      const area = new Float64Array(PackingArea.length);
+      const compression = [Codec.deflate, 6, maxShares, ahead];
+      const { runs } = await transfer({ ...wholeUnits, places, workers, compression, area });
+      const out = readFileSync(path('out'));
+      const restored = Buffer.alloc(Math.ceil(content.length / block) * block);
+      const touched = new Map<number, number>();
+      const taken: [number, number][] = [];
+      let compressed = 0;
+      for (const [guest = 0, length = 0, host = 0] of runs) {
+        const stored = out.subarray(host, host + length);
+        taken.push([host, host + length]);
+        if (length >= block) {
+          expect(host % block).toBe(0);
+          stored.copy(restored, guest);
+          continue;
+        }
+        compressed += 1;
+        inflateRawSync(stored).copy(restored, guest);
+        for (let at = Math.floor(host / block); at <= Math.floor((host + length - 1) / block); at++) {
+          touched.set(at, (touched.get(at) ?? 0) + 1);
+        }
+      }
+      expect(restored.subarray(0, content.length).equals(content)).toBe(true);
+      expect(compressed).toBeGreaterThan(10);
+      expect(Math.max(...touched.values())).toBeLessThanOrEqual(maxShares);
+      expect(area[PackingArea.blocks]).toBeGreaterThanOrEqual(touched.size);
+      taken.sort(([a], [b]) => a - b);
+      for (const [i, [start]] of taken.entries())
+        expect(start).toBeGreaterThanOrEqual(taken[i - 1]?.[1] ?? 0);
+      const inside = (start: number, end: number): boolean =>
+        places.some(([at = 0, length = 0]) => start >= at && end <= at + length);
+      for (const [start, end] of taken) expect(inside(start, end)).toBe(true);
+      // However many threads there are, the result is the same.
+      const again = new Float64Array(PackingArea.length);
+      const alone = await transfer({ ...wholeUnits, places, workers: 1, compression, area: again });
+      expect(alone.runs).toEqual(runs);
+      expect(again).toEqual(area);
+      expect(readFileSync(path('out')).equals(out)).toBe(true);
+    },
+  );
+
+  it('goes on in the block where the last job ended', async () => {
+    writeFileSync(path('in'), content);
+    const area = new Float64Array(PackingArea.length);
+    const compression = [Codec.deflate, 6, 1000, 1];
+    const plan = { units: [[0, 4096, 1]], pieces: [plain(0, 4096)], places, compression, area };
+    writeFileSync(path('in'), Buffer.alloc(4096, 'words '));
+    const first = await transfer(plan);
+    const [[, length = 0, host = 0] = []] = first.runs;
+    expect(host).toBe(64 * KiB);
+    expect((await transfer(plan)).runs).toEqual([[0, length, host + length]]);
+  });
+
+  it.each<[string, number[], Float64Array]>([
+    ['no area', [Codec.deflate, 6, 1, 1], new Float64Array(0)],
+    ['an area that ends before it begins', [Codec.deflate, 6, 1, 1], Float64Array.of(8192, 4096, 0, 0)],
+    ['an area that ends inside a block', [Codec.deflate, 6, 1, 1], Float64Array.of(0, 100, 0, 0)],
+    ['an unknown codec', [2, 6, 1, 1], new Float64Array(4)],
+    ['a level that is too high', [Codec.deflate, 13, 1, 1], new Float64Array(4)],
+    ['more blocks ahead than there may be', [Codec.deflate, 6, 1, 65], new Float64Array(4)],
+    ['blocks for no stream', [Codec.deflate, 6, 0, 1], new Float64Array(4)],
+  ])('refuses %s', async (_, compression, area) => {
+    writeFileSync(path('in'), content);
+    await expect(transfer({ ...wholeUnits, places, compression, area })).rejects.toMatchObject({
+      code: expect.stringMatching(/^ERR_(OUT_OF_RANGE|INVALID_ARG_VALUE)$/) as string,
+    });
+  });
+
+  it('refuses places without room for what streams have ahead', async () => {
+    writeFileSync(path('in'), content);
+    const compression = [Codec.deflate, 6, 1, 1];
+    const area = new Float64Array(PackingArea.length);
+    const blocks = Math.ceil(content.length / block) + blocksAhead;
+    for (const [missing, code] of [
+      [1, 'ERR_INVALID_ARG_VALUE'],
+      [0, null],
+    ] as const) {
+      const job = transfer({
+        ...wholeUnits,
+        places: [[block, (blocks - missing) * block]],
+        compression,
+        area,
+      });
+      if (code === null) await job;
+      else await expect(job).rejects.toMatchObject({ code });
+    }
+  });
+});
+
 describe('compressed clusters', () => {
   it('are decoded, whole or in part', async () => {
     const cluster = Buffer.alloc(32 * KiB, 'to be compressed, ');
     const stream = deflateRawSync(cluster);
     writeFileSync(path('in'), Buffer.concat([Buffer.alloc(1000), stream]));
     const compressed = (offset: number, length: number, skip: number): number[] => [
-      -1,
+      0,
       1000,
       // What the format stores is whole sectors, and the file may end before the last does.
       stream.length + 300,
@@ -178,7 +290,7 @@ describe('compressed clusters', () => {
 
   it('that cannot be decoded are told', async () => {
     writeFileSync(path('in'), Buffer.alloc(5000, 0xff));
-    const piece = [-1, 0, 5000, 0, 32 * KiB, 32 * KiB, 0, Codec.deflate];
+    const piece = [0, 0, 5000, 0, 32 * KiB, 32 * KiB, 0, Codec.deflate];
     expect((await transfer({ units: [[0, 32 * KiB, 1]], pieces: [piece] })).result).toBe(-1);
   });
 });
@@ -193,8 +305,7 @@ describe('trouble', () => {
 
   it('a failed system call rejects with its code', async () => {
     writeFileSync(path('in'), content);
-    const closed = 1_000_000;
-    const pieces = wholeUnits.pieces.map(([, ...rest], i) => (i === 9 ? [closed, ...rest] : [-1, ...rest]));
+    const pieces = wholeUnits.pieces.map(([, ...rest], i) => [i === 9 ? 1 : 0, ...rest]);
     await expect(transfer({ units: wholeUnits.units, pieces })).rejects.toMatchObject({
       code: 'EBADF',
       syscall: 'read',
@@ -207,12 +318,13 @@ describe('trouble', () => {
     ['a unit of no bytes', { units: [[0, 0, 0]], pieces: [] }],
     ['a position before the file', { units: [[-4096, 4096, 0]], pieces: [] }],
     ['a position that is no number', { units: [[NaN, 4096, 0]], pieces: [] }],
+    ['a file that is not there', { units: [unit], pieces: [[2, 0, 100, 0, 100, 0, 0, 0]] }],
     ['more pieces than there are', { units: [[0, 4096, 2]], pieces: [plain(0, 4096)] }],
     ['half a row', { units: [[0, 4096]], pieces: [] }],
     ['a piece outside its unit', { units: [unit], pieces: [plain(0, 4096, 1)] }],
-    ['a plain piece of two lengths', { units: [unit], pieces: [[-1, 0, 100, 0, 99, 0, 0, 0]] }],
-    ['a piece outside its cluster', { units: [unit], pieces: [[-1, 0, 100, 0, 600, 1024, 500, 0]] }],
-    ['an unknown codec', { units: [unit], pieces: [[-1, 0, 100, 0, 512, 512, 0, 2]] }],
+    ['a plain piece of two lengths', { units: [unit], pieces: [[0, 0, 100, 0, 99, 0, 0, 0]] }],
+    ['a piece outside its cluster', { units: [unit], pieces: [[0, 0, 100, 0, 600, 1024, 500, 0]] }],
+    ['an unknown codec', { units: [unit], pieces: [[0, 0, 100, 0, 512, 512, 0, 2]] }],
     ['too little room', { units: [unit, unit], pieces: [plain(0, 1), plain(0, 1)], places: [[0, 4096]] }],
     ['a place that is no whole block', { units: [unit], pieces: [plain(0, 1)], places: [[0, 5000]] }],
   ])('refuses %s', async (_, plan) => {

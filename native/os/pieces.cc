@@ -1,0 +1,115 @@
+// Positional reads straight into the unit, and decoding from spare memory.
+#include "os/pieces.h"
+
+#include <algorithm>
+#include <cstring>
+
+#ifndef _WIN32
+#include <unistd.h>
+
+#include <cerrno>
+#endif
+
+namespace qcow2 {
+namespace {
+
+void clear(MutableBytes bytes) { std::memset(bytes.data(), 0, bytes.size()); }
+
+const Filled kWhole = {OsResult::done(), false};
+const Filled kDamaged = {OsResult::done(), true};
+
+}  // namespace
+
+#ifndef _WIN32
+
+namespace {
+
+// Reads until the buffer is full or the file ends; the value is the bytes read.
+OsResult readFully(int fd, MutableBytes buffer, int64_t position) {
+  size_t done = 0;
+  while (done < buffer.size()) {
+    const ssize_t got =
+        pread(fd, buffer.data() + done, buffer.size() - done, position + static_cast<int64_t>(done));
+    if (got == 0) break;
+    if (got > 0) {
+      done += static_cast<size_t>(got);
+    } else if (errno != EINTR) {
+      return OsResult::failed("read", errno);
+    }
+  }
+  return OsResult::done(static_cast<int64_t>(done));
+}
+
+}  // namespace
+
+OsResult writeFully(int fd, Bytes buffer, int64_t position) {
+  size_t done = 0;
+  while (done < buffer.size()) {
+    const ssize_t put =
+        pwrite(fd, buffer.data() + done, buffer.size() - done, position + static_cast<int64_t>(done));
+    if (put > 0) {
+      done += static_cast<size_t>(put);
+    } else if (put == 0) {
+      return OsResult::failed("write", EIO);
+    } else if (errno != EINTR) {
+      return OsResult::failed("write", errno);
+    }
+  }
+  return OsResult::done(static_cast<int64_t>(done));
+}
+
+#else
+
+namespace {
+
+OsResult readFully(int, MutableBytes, int64_t) { return OsResult::unsupported(); }
+
+}  // namespace
+
+OsResult writeFully(int, Bytes, int64_t) { return OsResult::unsupported(); }
+
+#endif
+
+void sortPieces(std::vector<Piece>& pieces, size_t first, size_t count) {
+  const auto begin = pieces.begin() + static_cast<ptrdiff_t>(first);
+  std::sort(begin, begin + static_cast<ptrdiff_t>(count),
+            [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
+}
+
+Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer) {
+  size_t filled = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const Piece& piece = pieces[i];
+    if (piece.offset > filled) clear(buffer.subspan(filled, piece.offset - filled));
+    filled = std::max(filled, piece.offset + piece.length);
+    const MutableBytes out = buffer.subspan(piece.offset, piece.length);
+    const Filled result = piece.cluster_size == 0 ? read(piece, out) : decode(piece, out);
+    if (!result.isWhole()) return result;
+  }
+  if (filled < buffer.size()) clear(buffer.subspan(filled, buffer.size() - filled));
+  return kWhole;
+}
+
+Filled PieceReader::read(const Piece& piece, MutableBytes out) {
+  const OsResult got = readFully(piece.fd, out, piece.position);
+  if (got.kind != OsResult::Kind::kDone) return {got, false};
+  return got.value == static_cast<int64_t>(out.size()) ? kWhole : kDamaged;
+}
+
+Filled PieceReader::decode(const Piece& piece, MutableBytes out) {
+  const bool whole = piece.length == piece.cluster_size;
+  spare_.resize(piece.stored + (whole ? 0 : piece.cluster_size));
+  const MutableBytes all(spare_.data(), spare_.size());
+  const MutableBytes in = all.subspan(0, piece.stored);
+  const MutableBytes cluster = whole ? out : all.subspan(piece.stored, piece.cluster_size);
+  const OsResult got = readFully(piece.fd, in, piece.position);
+  if (got.kind != OsResult::Kind::kDone) return {got, false};
+  // The last sector of a stream may be cut off by the end of the file.
+  const auto length = static_cast<size_t>(got.value);
+  std::fill(in.data() + length, in.data() + in.size(), static_cast<unsigned char>(0));
+  if (codec_.decode(piece.codec, in, cluster) != DecodeResult::kOk) return kDamaged;
+  if (!whole) std::memcpy(out.data(), cluster.data() + piece.skip, out.size());
+  return kWhole;
+}
+
+}  // namespace qcow2
