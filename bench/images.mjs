@@ -74,12 +74,7 @@ const makers = {
     craftQcow2(path, { size: scaled(64 * GiB, scale), clusterSize: 65536, every: 2 });
     damageRefcounts(path);
   },
-  'chain-0.qcow2': (path, { scale }) => {
-    const raw = `${path}.raw`;
-    mixedRaw(raw, scaled(1 * GiB, scale), scaled(GiB / 4, scale));
-    run('qemu-img', 'convert', '-f', 'raw', '-O', 'qcow2', raw, path);
-    run('rm', raw);
-  },
+  'chain-0.qcow2': fromMixed(),
   'chain-1.qcow2': overlay(0),
   'chain-2.qcow2': overlay(1),
   'chain-3.qcow2': overlay(2),
@@ -89,11 +84,11 @@ const makers = {
 /** An overlay with some of everything of its own. */
 function overlay(below) {
   return (path, { scale, image }) => {
-    const size = scaled(1 * GiB, scale);
+    const size = scaled(8 * GiB, scale);
     const next = random(10 + below);
     run('qemu-img', 'create', '-q', '-f', 'qcow2', '-F', 'qcow2', '-b', image(`chain-${below}.qcow2`), path);
-    const writes = Array.from({ length: 200 }, (_, index) => {
-      const length = 4096 * 2 ** Math.floor(next() * 7);
+    const writes = Array.from({ length: Math.max(20, Math.round(400 * scale)) }, (_, index) => {
+      const length = 4096 * 2 ** Math.floor(next() * 10);
       const at = Math.floor((next() * (size - length)) / 4096) * 4096;
       return ['-c', `write -q -P ${1 + ((index * 7 + below) % 255)} ${at} ${length}`];
     });

@@ -111,7 +111,13 @@ async function measure(operation, folder) {
   const { name, target, images, changes = false, exitCode = 0, atMostRounds = Infinity } = operation;
   const image = imageFolder(folder, scale);
   const size = `${Math.max(64, Math.round(2 ** 20 * scale))}M`;
-  const paths = { image, out: join(folder, 'out'), work: join(folder, 'work.qcow2'), size };
+  const paths = {
+    image,
+    out: join(folder, 'out'),
+    work: join(folder, 'work.qcow2'),
+    base: join(folder, 'base.qcow2'),
+    size,
+  };
   for (const needed of images) image(needed);
   const commands = { ours: [process.execPath, cli, ...operation.ours(paths)], ...operation.theirs(paths) };
   const programs = Object.entries(commands).filter(([, [program]]) => has(program));
@@ -120,11 +126,12 @@ async function measure(operation, folder) {
     for (const [program, command] of programs) {
       rmSync(paths.out, { force: true });
       if (changes) run('cp', '--sparse=always', '--reflink=auto', image(images[0]), paths.work);
+      operation.prepare?.(paths);
       runs[program].push(await timed(command, [exitCode]));
       if (program === 'ours' && round === 0) operation.check?.(paths, cli);
     }
   }
-  for (const left of [paths.out, paths.work]) rmSync(left, { force: true });
+  for (const left of [paths.out, paths.work, paths.base]) rmSync(left, { force: true });
   return { name, target, runs, ratio: summary(ratios(runs)) };
 }
 

@@ -13,25 +13,26 @@ const convertModes = { 'qemu-img': [], 'qemu-img -W -m 16': ['-W', '-m', '16'] }
  * @property {readonly string[]} images that it needs
  * @property {boolean} [changes] the first image: each run gets a copy of it
  * @property {number} [atMostRounds] where a round of qemu-img takes a minute
+ * @property {(paths: Paths) => void} [prepare] runs before each run of a program, after the copy was made
  * @property {number} [exitCode] that is right, 0 unless told
  * @property {(paths: Paths) => string[]} ours arguments
  * @property {(paths: Paths) => Record<string, string[]>} theirs whole commands by name; those whose name ends in `*` are
  *   shown, but are no stock mode
  * @property {(paths: Paths) => void} [check] throws when the result is wrong
  *
- * @typedef {{ image: (name: string) => string, out: string, work: string }} Paths `out` is where a result goes, `work` the
- *   copy of an image that may be changed
+ * @typedef {{ image: (name: string) => string, out: string, work: string, base: string }} Paths `out` is where a result goes,
+ *   `work` the copy of an image that may be changed, `base` one of another image that an operation makes for itself
  */
 
 /** A conversion of one image. */
-function conversion(name, target, from, fromFormat, toFormat, options = [], limits = () => ({})) {
+function conversion(name, target, from, fromFormat, toFormat, options = [], limits = () => ({}), own = []) {
   const formats = ['-f', fromFormat, '-O', toFormat, ...options];
   return {
     name,
     target,
     command: 'convert',
     images: [from],
-    ours: ({ image, out }) => ['convert', ...formats, image(from), out],
+    ours: ({ image, out }) => ['convert', ...formats, ...own, image(from), out],
     theirs: ({ image, out }) => ({
       ...Object.fromEntries(
         Object.entries(convertModes).map(([mode, extra]) => [
@@ -114,6 +115,10 @@ export const operations = [
   conversion('convert zlib -> raw', 0.4, 'zlib.qcow2', 'qcow2', 'raw'),
   conversion('convert zstd -> raw', 0.46, 'zstd.qcow2', 'qcow2', 'raw'),
   conversion('convert raw -> zlib', 0.12, 'mixed.raw', 'raw', 'qcow2', ['-c']),
+  conversion('convert raw -> zlib, best', 0.54, 'mixed.raw', 'raw', 'qcow2', ['-c'], () => ({}), [
+    '--compression-level',
+    '6',
+  ]),
   conversion('convert raw -> zstd', 0.72, 'mixed.raw', 'raw', 'qcow2', ['-c', '-o', 'compression_type=zstd']),
   conversion('convert 4 KiB clusters, shuffled -> raw', 0.13, 'shuffled-4k.qcow2', 'qcow2', 'raw'),
   conversion('flatten a chain of 5', 0.6, 'chain-4.qcow2', 'qcow2', 'qcow2'),
@@ -166,7 +171,18 @@ export const operations = [
   },
   change('snapshot delete, one of many', 1, 'snapshots.qcow2', ['snapshot', '-d', 's1']),
   change('snapshot apply, one of many', 1, 'snapshots.qcow2', ['snapshot', '-a', 's1']),
-  change('commit of a chain of 5', 0.6, 'chain-4.qcow2', ['commit', '-q', '-d'], () => undefined),
+  {
+    ...change('commit in a chain of 5', 0.6, 'chain-4.qcow2', ['commit', '-q', '-d']),
+    images: ['chain-4.qcow2', 'chain-3.qcow2'],
+    prepare: ({ image, work, base }) => {
+      run('cp', '--sparse=always', '--reflink=auto', image('chain-3.qcow2'), base);
+      run('qemu-img', 'rebase', '-u', '-F', 'qcow2', '-b', base, work);
+    },
+    check: ({ image, base }) => {
+      run('qemu-img', 'check', '-q', '-f', 'qcow2', base);
+      run('qemu-img', 'compare', image('chain-4.qcow2'), base);
+    },
+  },
   {
     ...change('safe rebase in a chain of 5', 0.6, 'chain-4.qcow2', []),
     command: 'rebase',

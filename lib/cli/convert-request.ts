@@ -20,6 +20,8 @@ export interface ConvertRequest {
   sourceCache: string;
   targetCache: string;
   compress: boolean;
+  /** Null for the default. */
+  compressionLevel: number | null;
   /** Bytes; null for the default. */
   sparseSize: number | null;
   create: boolean;
@@ -52,6 +54,7 @@ export function parseConvert(words: readonly string[]): ConvertRequest {
     sourceCache: 'writeback',
     targetCache: 'unsafe',
     compress: false,
+    compressionLevel: null,
     sparseSize: null,
     create: true,
     concurrency: null,
@@ -103,6 +106,9 @@ function takeOption(request: ConvertRequest, name: ConvertOptionName, value: str
       break;
     case 'compress':
       request.compress = true;
+      break;
+    case 'compression-level':
+      request.compressionLevel = compressionLevel(value);
       break;
     case 'no-create':
       request.create = false;
@@ -162,6 +168,12 @@ function parallel(value: string): number {
   throw new Failure('Invalid number of coroutines. Allowed number of coroutines is between 1 and 16');
 }
 
+/** Which levels there are depends on the compression type. */
+function compressionLevel(value: string): number {
+  if (/^[1-9]\d?$/.test(value)) return Number(value);
+  throw new Failure(`Invalid compression level '${value}': it must be a whole number from 1 on`);
+}
+
 /** @throws Failure */
 export function targetFormat({ targetFormat: given }: ConvertRequest): ImageFormat {
   const format = given ?? 'raw';
@@ -185,6 +197,9 @@ export function refuseContradictions(request: ConvertRequest): void {
   }
   if (request.copyRange && request.compress) {
     throw new Failure('Cannot enable copy offloading when -c is used');
+  }
+  if (request.compressionLevel !== null && !request.compress) {
+    throw new Failure('--compression-level has no meaning without -c');
   }
   if (request.copyRange && request.salvage) {
     throw new Failure('Cannot use copy offloading in salvaging mode');

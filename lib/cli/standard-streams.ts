@@ -14,6 +14,8 @@ export interface StreamRequest {
   readonly format: ImageFormat;
   readonly create: CreateOptions;
   readonly compress: boolean;
+  /** Null for the default. */
+  readonly compressionLevel: number | null;
   /** Looks for zeros in what the source has stored. */
   readonly scanZeros: boolean;
   readonly signal: AbortSignal;
@@ -50,7 +52,7 @@ async function openBase({ name, format }: NonNullable<CreateOptions['backing']>)
 }
 
 function streamOf(disk: Disk, base: Disk | null, request: StreamRequest): Readable {
-  const { format, create, compress, scanZeros, signal } = request;
+  const { format, create, compress, compressionLevel, scanZeros, signal } = request;
   if (format === 'raw') return disk.createReadStream({ signal });
   const { encryption, dataFile, preallocation = 'off', backing, ...others } = create;
   if (encryption !== undefined) throw new Failure('An encrypted image cannot be written to a stream');
@@ -64,5 +66,6 @@ function streamOf(disk: Disk, base: Disk | null, request: StreamRequest): Readab
   );
   const incremental =
     base === null || backing === undefined ? {} : { backing, changes: difference(disk, { disk: base }) };
-  return toQcow2Stream(disk, { ...shape, ...incremental, compress, scanZeros, signal });
+  const level = compressionLevel === null ? {} : { compressionLevel };
+  return toQcow2Stream(disk, { ...shape, ...incremental, ...level, compress, scanZeros, signal });
 }

@@ -37,6 +37,8 @@ const chunkBytes = 1024 * 1024;
 const defaultConcurrency = 4;
 /** Bytes of a unit of native work: both sides of it stay in the processor's cache. */
 const minUnit = 256 * 1024;
+/** Shorter ranges are not worth setting up native jobs for, bytes. */
+const worthwhile = 4 * 1024 * 1024;
 
 /** What of a disk a comparison uses. */
 export type Comparable = Pick<Disk, 'size' | 'read' | 'extents'>;
@@ -94,7 +96,7 @@ interface CompareJob {
 
 /** The differences in a range, neighbours not joined. Native jobs find where to look, where they can. */
 async function* differences(job: CompareJob, range: Range): AsyncGenerator<Difference> {
-  const files = job.strict ? null : fileComparison(job);
+  const files = job.strict || range.end - range.start < worthwhile ? null : fileComparison(job);
   if (files === null) {
     yield* lookCloser(job, range, job.report);
     return;

@@ -28,6 +28,7 @@ import type { Below, Opened } from '../open.js';
 import type { ImageFormat } from '../options.js';
 import { readExactly } from '../storage/storage.js';
 import { compare, type Comparable } from './compare.js';
+import { layersOf, type Layer } from './layers.js';
 import { replaceBacking } from './reopen-backing.js';
 
 /** A backing file by its name as it is to stand in the image. */
@@ -135,11 +136,9 @@ async function copyDifferences(guest: GuestImage, next: Comparable, options: Reb
   const op = signal === undefined ? {} : { signal };
   const old = guest.backing ?? nothing;
   let copiedTo = 0;
-  for await (const own of guestExtents(guest, 0, header.size, { layers: 'self', ...op })) {
-    const end = own.start + own.length;
-    onProgress?.({ done: own.start, total: header.size });
-    if (own.type !== 'unallocated') continue;
-    const { start, length } = own;
+  for await (const { start, end } of rangesBetween(guest, sharedDepth(old, next), op)) {
+    onProgress?.({ done: start, total: header.size });
+    const length = end - start;
     const query = { start, length, ...op, ...(concurrency === undefined ? {} : { concurrency }) };
     for await (const difference of compare(old, next, query)) {
       const from = Math.max(copiedTo, start, alignDown(difference.start, unit));
@@ -155,6 +154,48 @@ async function copyDifferences(guest: GuestImage, next: Comparable, options: Reb
     }
   }
   onProgress?.({ done: header.size, total: header.size });
+}
+
+/**
+ * The ranges that neither the image itself decides nor the layers from `shared` down, which the old chain has in common with
+ * the new one; whole subclusters.
+ */
+async function* rangesBetween(
+  guest: GuestImage,
+  shared: number,
+  op: { signal?: AbortSignal },
+): AsyncGenerator<Range> {
+  const { header, geometry } = guest.image;
+  let last: { start: number; end: number } | undefined;
+  for await (const { start, length, type, depth } of guestExtents(guest, 0, header.size, op)) {
+    const isOwn = depth === 0 && type !== 'unallocated';
+    if (isOwn || depth >= shared) continue;
+    const from = alignDown(start, geometry.subclusterSize);
+    const to = Math.min(alignUp(start + length, geometry.subclusterSize), header.size);
+    if (last !== undefined && from <= last.end) {
+      last.end = to;
+      continue;
+    }
+    if (last !== undefined) yield last;
+    last = { start: from, end: to };
+  }
+  if (last !== undefined) yield last;
+}
+
+/** How far below the image the first layer is that is the new backing disk too; Infinity when there is none. */
+function sharedDepth(old: object, next: object): number {
+  const [top] = layersOf(next);
+  if (top === undefined) return Infinity;
+  const index = layersOf(old).findIndex((layer) => isSameDisk(layer, top));
+  return index < 0 ? Infinity : index + 1;
+}
+
+/** Whether two layers are the same disk in the same file: its bytes may be read as a raw disk as well. */
+function isSameDisk(a: Layer, b: Layer): boolean {
+  return (
+    a.identities.some((identity) => b.identities.includes(identity)) &&
+    a.guest?.image.header.l1TableOffset === b.guest?.image.header.l1TableOffset
+  );
 }
 
 /** Stores what the old backing disk has for a range of whole units that the image has nothing for. */

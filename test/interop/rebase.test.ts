@@ -95,6 +95,33 @@ describe('rebase', () => {
       expect(info['actual-size']).toBeLessThanOrEqual(theirInfo['actual-size'] + 2 * 65536);
   });
 
+  it.each([1, 2, 3])(
+    'goes past %i layers of the chain, and takes the bytes of one for a raw disk',
+    async (seed) => {
+      const files = [
+        q(2 * MiB),
+        q(2 * MiB, 'cluster_size=4k'),
+        q(2 * MiB, 'cluster_size=512'),
+        q(2 * MiB),
+        q(2 * MiB),
+      ];
+      const paths = await makeChain(path, 'x', files, seed);
+      const top = paths.at(-1) ?? '';
+      const model = await qemuContent(top);
+      for (const [name, format] of [
+        [paths[3 - seed] ?? '', 'qcow2'],
+        [paths[0] ?? '', 'raw'],
+        [paths[1] ?? '', 'qcow2'],
+      ] as const) {
+        const disk = await open(top, { mode: 'r+', resolve: 'any' });
+        await disk.rebase({ name, format });
+        await disk.close();
+        await expectCleanByQemu(top);
+        expect((await qemuContent(top)).equals(model)).toBe(true);
+      }
+    },
+  );
+
   it('goes back and forth, with changes in between', async () => {
     const [, top = ''] = await makeChain(path, 'x', [q(2 * MiB), q(2 * MiB)], 1);
     const others = [

@@ -27,6 +27,7 @@ import { localPath, parseImageName, remoteUrl } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
 import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from '../../index.js';
 import type { Disk, Storage } from '../../index.js';
+import type { CompressionType } from '../../format/header-fields.js';
 import { interruptible } from '../interrupt.js';
 import { asksForHelp, OptionValues } from '../o-options.js';
 import type { CreateOptions, ImageFormat, Source } from '../../options.js';
@@ -38,6 +39,7 @@ import { standardInput, standardStream, writeToStandardOutput } from '../standar
 import { writingTo } from '../unfinished.js';
 
 const sectorSize = 512;
+const highestLevel: Record<CompressionType, number> = { zlib: 12, zstd: 22 };
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parseConvert(words);
@@ -134,8 +136,8 @@ async function convertDisk(
   const create = targetOptions(format, path, request);
   checkCacheMode('cache', request.targetCache);
   if (target.given === standardStream) {
-    const { compress, sparseSize } = request;
-    const stream = { format, create, compress, scanZeros: sparseSize !== 0 };
+    const { compress, compressionLevel, sparseSize } = request;
+    const stream = { format, create, compress, compressionLevel, scanZeros: sparseSize !== 0 };
     await interruptible((signal) => writeToStandardOutput(disk, { ...stream, signal }));
     return;
   }
@@ -213,6 +215,7 @@ async function restoreImage(
       durable: request.targetCache !== 'unsafe',
       signal,
       ...(secret === undefined ? {} : { secret }),
+      ...(request.compressionLevel === null ? {} : { compressionLevel: request.compressionLevel }),
       ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
       ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
     }).catch((error: unknown) => {
@@ -241,6 +244,7 @@ function copy(
     // As for qemu-img, whose default is to leave it to the system when the target reaches the disk.
     durable: request.targetCache !== 'unsafe',
     signal,
+    ...(request.compressionLevel === null ? {} : { compressionLevel: request.compressionLevel }),
     ...(request.rateLimit === 0 ? {} : { bytesPerSecond: request.rateLimit }),
     ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
     ...(request.concurrency === null ? {} : { concurrency: request.concurrency }),
@@ -266,10 +270,18 @@ function targetOptions(format: ImageFormat, path: string, request: ConvertReques
   const created = `${path}: error while converting ${format}: `;
   try {
     if (format === 'raw') return { preallocation: rawPreallocation(values) };
-    return { ...qcow2CreateOptions(values, request.images.secrets), resolve: plainReferences(path) };
+    const options = qcow2CreateOptions(values, request.images.secrets);
+    refuseLevel(request.compressionLevel, options.compressionType ?? 'zlib');
+    return { ...options, resolve: plainReferences(path) };
   } catch (error) {
     throw failure(created, reasonOf(error, { name: path }), error);
   }
+}
+
+function refuseLevel(level: number | null, type: CompressionType): void {
+  const most = highestLevel[type];
+  if (level === null || level <= most) return;
+  throw new Failure(`Invalid compression level '${level}': ${type} has levels from 1 to ${most}`);
 }
 
 function refuseToCompress(format: ImageFormat, values: OptionValues): void {

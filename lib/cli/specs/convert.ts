@@ -56,6 +56,11 @@ export const spec = {
     { name: 'backing-format', letters: 'F', ...backingFormat },
     compress,
     {
+      name: 'compression-level',
+      argument: 'N',
+      help: 'with -c: 1 to 12 for zlib (default: 1), 1 to 22 for zstd (default: 3); 6 makes small zlib images',
+    },
+    {
       name: 'sparse-size',
       letters: 'S',
       argument: 'SIZE',
