@@ -164,6 +164,9 @@ void Transfer::note(const Placed& placed) {
 }
 
 bool Transfer::store(const Desk& desk) {
+  // Linux lets one thread at a time write into a file, and the others wait without rest: here they sleep, so that
+  // another can decode or compress meanwhile.
+  const std::lock_guard<std::mutex> guard(writing_);
   for (const Write& write : desk.writes) {
     // Whether there is room at all is found out by the write.
     if (reserves_ && write.bytes.size() >= kMinReserved) {

@@ -106,6 +106,7 @@ class Transfer {
   const bool reserves_;
   std::mutex mutex_;
   std::condition_variable turn_changed_;
+  std::mutex writing_;
   // All below are guarded by the mutex while threads run.
   size_t next_ = 0;
   size_t turn_ = 0;
