@@ -79,7 +79,7 @@ describe('a job that is stopped', () => {
     const seen: { done: number; total: number }[] = [];
     await disk.resize(MiB, { shrink: true, onProgress: (progress) => void seen.push({ ...progress }) });
     expectProgress(seen);
-    expect(seen.length).toBeGreaterThan(10);
+    expect(seen.length).toBeGreaterThan(1);
     await disk.close();
     await expectCleanByQemu(temp('disk.qcow2'));
   });

@@ -26,14 +26,13 @@ describe('snapshot jobs', () => {
       return contentOf(disk);
     };
     const first = await fill(1);
-    let stops = 0;
 
     /** Stops a job everywhere; while it is not done, the image is what it was. */
     const stop = async (
       expected: { snapshots: string[]; content: Buffer },
       run: (job: { signal: AbortSignal }) => Promise<unknown>,
     ): Promise<void> => {
-      stops += await stopEverywhere(
+      const stops = await stopEverywhere(
         run,
         async () => {
           expect((await disk.snapshots.list()).map(({ name }) => name)).toEqual(expected.snapshots);
@@ -43,6 +42,7 @@ describe('snapshot jobs', () => {
         },
         3,
       );
+      expect(stops).toBeGreaterThan(0);
     };
     await stop({ snapshots: [], content: first }, (job) => disk.snapshots.create({ name: 'a', ...job }));
     const second = await fill(2);
@@ -53,7 +53,6 @@ describe('snapshot jobs', () => {
     await stop({ snapshots: ['a', 'b'], content: first }, (job) => disk.snapshots.delete('a', job));
     await disk.snapshots.apply('b');
     await disk.close();
-    expect(stops).toBeGreaterThan(8);
     await expectCleanByQemu(path);
     expect((await qemuInfo(path)).snapshots?.map(({ name }) => name)).toEqual(['b']);
     expect((await qemuContent(path)).equals(second)).toBe(true);

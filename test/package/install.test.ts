@@ -53,7 +53,7 @@ describe('the tarball', () => {
     const folders = new Set(packed.files.map((path) => path.split('/').slice(0, 2).join('/')));
     const known = [
       /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|THIRD_PARTY_NOTICES\.md|CMakeLists\.txt)$/,
-      /^dist\/([\w-]+|.*\.(js|d\.ts))$/,
+      /^dist\/([\w-]+|qcow2\.1|.*\.(js|d\.ts))$/,
       /^native\/(core|os|binding)$/,
       /^scripts\/(install|compile-addon|remedy)\.mjs$/,
       /^prebuilds\/[\w-]+$/,
