@@ -1,10 +1,10 @@
 /** A guest read that is over when it returns: for many small requests waiting costs more than reading. */
 import type { Disk } from '../disk.js';
-import { type GuestOffset, type HostOffset } from '../format/units.js';
+import type { GuestOffset, HostOffset } from '../format/units.js';
 import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import type { GuestImage } from './guest-image.js';
-import { checkPlace } from './read.js';
+import { checkPlace, partBelow } from './read.js';
 
 /**
  * Fills `buffer` with guest bytes from `position` on if tables and data are in memory, the system's or this image's own; false
@@ -53,7 +53,6 @@ function readBelowNow(
   part: Uint8Array,
   start: GuestOffset,
 ): boolean {
-  const there = backing === null ? 0 : Math.min(part.length, Math.max(0, backing.size - start));
-  part.fill(0, there);
-  return there === 0 || backing?.readNow?.(part.subarray(0, there), start) === true;
+  const there = partBelow(backing?.size ?? 0, part, start);
+  return there.length === 0 || backing?.readNow?.(there, start) === true;
 }

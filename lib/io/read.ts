@@ -70,9 +70,15 @@ export async function readBelow(
   part: Uint8Array,
   start: GuestOffset,
 ): Promise<void> {
-  const there = Math.min(part.length, Math.max(0, backing.size - start));
+  const there = partBelow(backing.size, part, start);
+  if (there.length > 0) await backing.read(there, start);
+}
+
+/** What of `part` a disk of `size` bytes has to give; the rest, past its end, is filled with zeros. */
+export function partBelow(size: number, part: Uint8Array, start: GuestOffset): Uint8Array {
+  const there = Math.min(part.length, Math.max(0, size - start));
   part.fill(0, there);
-  if (there > 0) await backing.read(part.subarray(0, there), start);
+  return part.subarray(0, there);
 }
 
 async function readData(
