@@ -34,6 +34,11 @@ export interface ConnectionOptions {
 /** How long a client may take to read its last replies when the server closes, milliseconds. */
 const partingTime = 1000;
 
+/** Replies that are ready together are sent together, up to so many bytes: meanwhile the client has nothing to do. */
+const maxTogether = 256 * 1024;
+/** While so much waits to be sent, what is in memory already is not answered: it would only be copied there, bytes. */
+const maxUnsent = 1024 * 1024;
+
 const noBytes = Buffer.alloc(0);
 
 export class Connection {
@@ -44,6 +49,8 @@ export class Connection {
   readonly #gone = new AbortController();
   /** What waits for the system to take bytes. */
   readonly #sending = new Set<() => void>();
+  /** Wakes who waits until little is left to be sent. */
+  #wake: () => void = () => undefined;
   /** Resolves when the connection is closed and nothing is under way for it. Never rejects. */
   readonly ended: Promise<void>;
 
@@ -82,6 +89,7 @@ export class Connection {
           signal,
           post,
           send,
+          whenSendable: () => this.#whenSendable(),
           onFailure,
         });
       }
@@ -111,6 +119,7 @@ export class Connection {
   #release(): void {
     this.#gone.abort(new ConnectionLost('the client is gone'));
     for (const done of this.#sending) done();
+    this.#wake();
   }
 
   async #whenClosed(): Promise<void> {
@@ -131,12 +140,21 @@ export class Connection {
       process.nextTick(() => socket.uncork());
     }
     const done = (): void => {
-      if (this.#sending.delete(done)) sent();
+      if (!this.#sending.delete(done)) return;
+      sent();
+      if (socket.writableLength < maxUnsent) this.#wake();
     };
     this.#sending.add(done);
     const last = buffers.length - 1;
     for (let index = 0; index < last; index += 1) socket.write(buffers[index] ?? noBytes);
     socket.write(buffers[last] ?? noBytes, done);
+    if (socket.writableLength >= maxTogether) socket.uncork();
+  }
+
+  /** Null when little is left to be sent, else a promise of that. */
+  #whenSendable(): Promise<void> | null {
+    if (this.#socket.writableLength < maxUnsent || this.#gone.signal.aborted) return null;
+    return new Promise((resolve) => (this.#wake = resolve));
   }
 
   /** Lets a real TLS server take the socket over, so that its rules for certificates hold. */

@@ -38,6 +38,8 @@ export interface Line {
   readonly post: (buffers: readonly Buffer[], sent: () => void) => void;
   /** The same; resolves when the system has them, also if it never will. */
   readonly send: (buffers: readonly Buffer[]) => Promise<void>;
+  /** Null when little is left to be sent, else a promise of that. */
+  readonly whenSendable: () => Promise<void> | null;
   /** Told of failures of the disk. */
   readonly onFailure: (error: unknown) => void;
 }
@@ -68,6 +70,10 @@ export async function transmit(session: Session, line: Line): Promise<void> {
     if (isWrite && request.length > maxPayloadBytes) {
       throw new ProtocolViolation(`a write of ${request.length} bytes`);
     }
+    if (request.type === Command.read) {
+      const sendable = line.whenSendable();
+      if (sendable !== null) await sendable;
+    }
     const cost = costOf(request);
     if (!window.tryEnter(cost)) await window.enter(cost);
     if (answerNow(request, session, line, cost)) continue;
@@ -93,7 +99,7 @@ function answerNow(request: Request, session: Session, line: Line, cost: number)
   if (!isSmall || !isPlain || position + length > served.size) return false;
   const { pool, window } = line;
   const headerBytes = dataHeaderBytes(isStructured);
-  const reply = pool.take(headerBytes + length);
+  const reply = pool.take(headerBytes, length);
   const data = reply.subarray(headerBytes);
   if (!served.readNow(data, position)) {
     pool.give(reply);
@@ -164,7 +170,7 @@ function failure(cookie: Cookie, { errno, message }: RequestError, { isStructure
 
 async function answerRead(request: Request, session: Session, line: Line): Promise<void> {
   const { position, length } = request;
-  const buffer = line.pool.take(length);
+  const buffer = line.pool.take(0, length);
   try {
     await session.served.disk.read(buffer, position);
     await line.send(readReply(buffer, request, session));

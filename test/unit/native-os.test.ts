@@ -4,7 +4,7 @@ import { afterEach, describe, expect, it } from 'vitest';
 import { LockState, native, OsResult } from '../../lib/native.js';
 import { holdByQemu, qemuImg, qemuIo } from '../support/oracle.js';
 import { pattern } from '../support/pattern.js';
-import { useTempDir } from '../support/temp-dir.js';
+import { useTempDir, withTempDir } from '../support/temp-dir.js';
 
 const mib = 2 ** 20;
 const blockSize = 512;
@@ -243,6 +243,19 @@ describe('readCached', () => {
     expect([1, OsResult.unsupported]).toContain(result);
     if (result === 1) expect(Buffer.from(part)).toEqual(Buffer.from(content.subarray(1234, 6234)));
     expect(native.readCached(fd, 19_000, part)).not.toBe(1);
+  });
+
+  it('takes a file in memory for what it is, though its file system does not know the flag', async () => {
+    await withTempDir(async (inMemory) => {
+      const content = pattern(7, 20_000);
+      const path = inMemory('file');
+      await writeFile(path, content);
+      const { fd } = await opened(path, 'r');
+      const part = Buffer.alloc(5000);
+      expect(native.readCached(fd, 1234, part)).toBe(1);
+      expect(part.equals(content.subarray(1234, 6234))).toBe(true);
+      expect(native.readCached(fd, 19_000, part)).toBe(0);
+    });
   });
 
   it('checks its arguments', async () => {
