@@ -132,12 +132,12 @@ export class Refcounts {
       const index = at % this.#sliceEntries;
       const here = Math.min(first + count - at, this.#sliceEntries - index);
       const block = this.blockOffset(at);
-      if (block === 0) throw this.#badCount(at, delta, 'it has no refcount block');
+      if (block === 0) throw this.badCount(at, delta, 'it has no refcount block');
       const start = at;
       await this.cache.use(this.#sliceOffset(block, at), (slice) => {
         const failed = native.refcountAdd(slice.bytes, this.#geometry.refcountOrder, index, here, delta);
         if (failed >= 0)
-          throw this.#badCount(start + failed - index, delta, 'the count would leave its range');
+          throw this.badCount(start + failed - index, delta, 'the count would leave its range');
         this.#markDirty(slice, index, here);
       });
       at += here;
@@ -247,7 +247,7 @@ export class Refcounts {
       const index = at % this.#sliceEntries;
       const here = Math.min(first + count - at, this.#sliceEntries - index);
       const block = this.blockOffset(at);
-      if (block === 0) throw this.#badCount(at, value, 'it has no refcount block');
+      if (block === 0) throw this.badCount(at, value, 'it has no refcount block');
       await this.cache.use(this.#sliceOffset(block, at), (slice) => {
         native.refcountSet(slice.bytes, this.#geometry.refcountOrder, index, here, value);
         this.#markDirty(slice, index, here);
@@ -343,7 +343,8 @@ export class Refcounts {
     );
   }
 
-  #badCount(cluster: number, delta: number, problem: string): Qcow2Error {
+  /** The error of a refcount that cannot be changed. */
+  badCount(cluster: number, delta: number, problem: string): Qcow2Error {
     return new Qcow2Error(
       'ERR_QCOW2_CORRUPT',
       `The refcount of the cluster at offset ${cluster * this.#geometry.clusterSize} cannot be changed by ${delta}: ` +

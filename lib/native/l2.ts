@@ -110,4 +110,9 @@ export interface L2Functions {
     host: number,
     length: number,
   ): void;
+  /**
+   * Clears COPIED (bit 63) in all entries, of 8 or 16 bytes, of the tables of `tableBytes` that lie one behind the other in
+   * `tables`. `changed` gets `changedStride` numbers for each.
+   */
+  clearCopied(tables: Uint8Array, tableBytes: number, entrySize: number, changed: Float64Array): void;
 }

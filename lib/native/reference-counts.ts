@@ -21,12 +21,14 @@ export const problemStride = 4;
 export const mismatchStride = 4;
 /** Numbers per entry whose COPIED flag is wrong: index of the entry, the right flag as 1 or 0. */
 export const copiedStride = 2;
+/** Numbers per changed table: the bytes [start, end) of it that hold all changes; alike when there are none. */
+export const changedStride = 2;
 
 /**
  * How often each host cluster is referenced: what check and rebuild count from an image's tables. Counters of 2 to 64
  * bits, allocated in pages of 65536 clusters when one of them is first counted. Whatever would pass the byte limit fails
- * with an Error `ERR_QCOW2_LIMIT`; the counts are of no use after that. While {@link addL2Tables} is under way every
- * other method throws an Error `ERR_INVALID_STATE`.
+ * with an Error `ERR_QCOW2_LIMIT`; the counts are of no use after that. While {@link addL2Tables} or
+ * {@link correctCopied} is under way every other method throws an Error `ERR_INVALID_STATE`.
  */
 export interface ReferenceCounts {
   /** Raises the number of clusters, before a file grows. */
@@ -86,12 +88,31 @@ export interface ReferenceCounts {
    */
   fillBlock(block: Uint8Array, order: number, firstCluster: number): number;
   /**
+   * Adds the counts of the clusters from `firstCluster` on to the refcounts of a whole block, or takes them off. -1 when done,
+   * else the first cluster whose refcount would leave its range; then the block is as it was.
+   */
+  addToBlock(block: Uint8Array, order: number, firstCluster: number, subtract: boolean): number;
+  /** Counts each cluster of the file from `firstCluster` on as often as its refcount in a whole block says. */
+  countBlock(block: Uint8Array, order: number, firstCluster: number): void;
+  /**
    * Writes the entries of a table, from index `first` on, whose COPIED flag is wrong ({@link copiedStride}): it must be
    * set when the entry has a host cluster referenced exactly once (with external data: any), and clear on all other
    * entries. Invalid entries are left out, save `InvalidEntry.copiedWithoutHost`. Returns how many; when `out` is
    * full, go on behind the last.
    */
   copiedMismatches(table: Uint8Array, flags: number, first: number, out: Float64Array): number;
+  /**
+   * Corrects, on the thread pool, those flags that {@link copiedMismatches} tells of and that must be set (`toSet`) or clear,
+   * in tables that lie as for {@link addL2Tables}; those with `times` 0 are left. `changed` gets {@link changedStride} numbers
+   * for each. Resolves to the number of flags, each counted `times` times.
+   */
+  correctCopied(
+    tables: Uint8Array,
+    flags: number,
+    times: Uint32Array,
+    toSet: boolean,
+    changed: Float64Array,
+  ): Promise<number>;
 }
 
 export interface ReferenceCountsClass {

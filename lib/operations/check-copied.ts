@@ -2,14 +2,14 @@
 import { tableEntrySize } from '../format/geometry.js';
 import { isL1EntryCopied, tableLength, tableView } from '../format/table-entry.js';
 import { hex } from '../format/text.js';
-import { copiedStride, type ReferenceCounts } from '../native.js';
+import { changedStride, copiedStride, type ReferenceCounts } from '../native.js';
 import type { CheckContext } from './check-context.js';
 import { maskedL1Offset } from './check-l1.js';
-import { readClusters } from './check-reader.js';
+import { writeChanged } from './changed-tables.js';
+import { readClusters, type ClusterBatch } from './check-reader.js';
 import { activeL1 } from './check-references.js';
 
-/** Byte and bit of COPIED in a big-endian entry. */
-const copiedByte = 0;
+/** COPIED in the first byte of a big-endian entry. */
 const copiedBit = 0x80;
 const maxMismatches = 1024;
 
@@ -43,7 +43,7 @@ export async function reportCopied(
   for (const [index, right] of wrongL1Flags(context, refcounts))
     report(`entry ${index} of ${activeL1}`, right, 1);
   if (l2FlagsAreRight) return wrong;
-  await wrongL2Flags(context, refcounts, (_table, offset, entries) => {
+  await wrongL2Flags(context, refcounts, (offset, entries) => {
     for (const [index, right] of entries) {
       report(`entry ${index} of the L2 table at ${hex(offset)}`, right, activeTables.timesOf(offset));
     }
@@ -62,40 +62,48 @@ export async function correctCopied(
   which: 'set' | 'clear',
   counts = context.counts,
 ): Promise<number> {
-  const { image, activeTables, snapshotTables } = context;
-  const { clusterSize, l2EntrySize } = image.geometry;
+  const { image, activeTables, progress } = context;
+  const { mapping, storage, geometry } = image;
+  const { clusterSize } = geometry;
   let corrected = correctL1Flags(context, which === 'set', counts);
-  if (corrected > 0) await image.storage.write(image.mapping.l1Bytes, image.mapping.l1Offset);
-  await wrongL2Flags(context, counts, async (table, offset, entries) => {
-    const times = activeTables.timesOf(offset);
-    if (counts.get(offset / clusterSize) !== times + snapshotTables.timesOf(offset)) return;
-    const due = entries.filter(([, right]) => right === (which === 'set')).map(([index]) => index);
-    const [first] = due;
-    const last = due.at(-1);
-    if (first === undefined || last === undefined) return;
-    for (const index of due) toggleCopied(table, index * l2EntrySize);
-    const piece = table.subarray(first * l2EntrySize, (last + 1) * l2EntrySize);
-    await image.storage.write(piece, offset + first * l2EntrySize);
-    corrected += due.length * times;
-  });
+  if (corrected > 0) await storage.write(mapping.l1Bytes, mapping.l1Offset);
+  progress.expect(activeTables.offsets.length * clusterSize);
+  for await (const batch of readClusters(storage, activeTables.offsets, clusterSize, progress)) {
+    const times = timesOfUnshared(context, batch, counts);
+    const changed = new Float64Array(times.length * changedStride);
+    corrected += await counts.correctCopied(batch.bytes, mapping.l2Flags, times, which === 'set', changed);
+    await writeChanged(storage, batch, changed, clusterSize);
+  }
   if (corrected > 0) await image.committer.barrier();
-  image.mapping.cache.forgetClean();
+  mapping.cache.forgetClean();
   return corrected;
+}
+
+/** How often the tables of a batch are referred to; 0 for those that something else refers to as well, or that are unreadable. */
+function timesOfUnshared(
+  { image, activeTables, snapshotTables, unreadable }: CheckContext,
+  { offsets, failures, first }: ClusterBatch,
+  counts: ReferenceCounts,
+): Uint32Array {
+  const { clusterSize } = image.geometry;
+  return activeTables.times.slice(first, first + offsets.length).map((times, i) => {
+    const offset = offsets[i] ?? 0;
+    const references = times + snapshotTables.timesOf(offset);
+    if (counts.get(offset / clusterSize) !== references) return 0;
+    return failures.has(i) || unreadable.has(offset) ? 0 : times;
+  });
 }
 
 function correctL1Flags(context: CheckContext, toSet: boolean, counts: ReferenceCounts): number {
-  const bytes = context.image.mapping.l1Bytes;
+  const view = tableView(context.image.mapping.l1Bytes);
   let corrected = 0;
   for (const [index, right] of wrongL1Flags(context, counts)) {
     if (right !== toSet) continue;
-    toggleCopied(bytes, index * tableEntrySize);
+    const at = index * tableEntrySize;
+    view.setUint8(at, view.getUint8(at) ^ copiedBit);
     corrected++;
   }
   return corrected;
-}
-
-function toggleCopied(table: Uint8Array, entry: number): void {
-  table[entry + copiedByte] = (table[entry + copiedByte] ?? 0) ^ copiedBit;
 }
 
 function* wrongL1Flags(
@@ -119,7 +127,7 @@ type WrongEntries = (readonly [index: number, right: boolean])[];
 async function wrongL2Flags(
   { image, activeTables, progress, unreadable }: CheckContext,
   refcounts: ReferenceCounts,
-  visit: (table: Uint8Array, offset: number, entries: WrongEntries) => void | Promise<void>,
+  visit: (offset: number, entries: WrongEntries) => void,
 ): Promise<void> {
   const { clusterSize } = image.geometry;
   const out = new Float64Array(maxMismatches * copiedStride);
@@ -129,9 +137,7 @@ async function wrongL2Flags(
       if (batch.failures.has(i) || unreadable.has(offset)) continue;
       const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
       const entries = wrongEntries(table, image.mapping.l2Flags, refcounts, out);
-      if (entries.length === 0) continue;
-      const pending = visit(table, offset, entries);
-      if (pending !== undefined) await pending;
+      if (entries.length > 0) visit(offset, entries);
     }
   }
 }

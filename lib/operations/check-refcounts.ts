@@ -27,46 +27,77 @@ export async function compareRefcounts(
   visit: (run: RefcountRun) => void | Promise<void>,
   unreadable: (block: number, clusters: number, error?: unknown) => void = () => undefined,
 ): Promise<number> {
-  const { image, clusters, progress } = context;
+  const { image, clusters } = context;
   const { refcountBlockEntries, refcountOrder, clusterSize } = image.geometry;
-  const table = tableView(image.refcounts.tableBytes);
-  const blocks = Math.ceil(clusters / refcountBlockEntries);
-  const present: { index: number; offset: number }[] = [];
+  const { present, missing, unaligned } = placedBlocks(context);
   const out = new Float64Array(maxRuns * mismatchStride);
   const zeros = new Uint8Array(clusterSize);
   const covered = (index: number): number =>
     Math.min(refcountBlockEntries, clusters - index * refcountBlockEntries);
-  for (let index = 0; index < blocks; index++) {
-    const place = blockPlace(context, table, index);
-    if (place === 'unaligned') unreadable(index, covered(index));
-    else if (place !== 0) present.push({ index, offset: place });
-    else {
-      const first = index * refcountBlockEntries;
-      const end = first + covered(index);
-      // A part of a sparse file that nothing refers to needs no block.
-      if (counts.nextUsed(first, end) === end) continue;
-      await compareBlock(counts, zeros, refcountOrder, first, clusters, out, visit);
-    }
+  for (const index of unaligned) unreadable(index, covered(index));
+  for (const index of missing) {
+    const first = index * refcountBlockEntries;
+    const end = first + covered(index);
+    // A part of a sparse file that nothing refers to needs no block.
+    if (counts.nextUsed(first, end) === end) continue;
+    await compareBlock(counts, zeros, refcountOrder, first, clusters, out, visit);
   }
-  present.sort((a, b) => a.offset - b.offset);
-  progress.expect(present.length * clusterSize);
   let end = 0;
-  const offsets = Float64Array.from(present, ({ offset }) => offset);
-  for await (const batch of readClusters(image.storage, offsets, clusterSize, progress)) {
-    for (let i = 0; i < batch.offsets.length; i++) {
-      const index = present[batch.first + i]?.index ?? 0;
-      if (batch.failures.has(i)) {
-        unreadable(index, covered(index), batch.failures.get(i));
-        continue;
-      }
-      const block = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
-      const first = index * refcountBlockEntries;
-      await compareBlock(counts, block, refcountOrder, first, clusters, out, visit);
-      if (first + covered(index) > end)
-        end = Math.max(end, first + usedEnd(block, refcountOrder, covered(index)));
+  for await (const { index, block } of readBlocks(context, present)) {
+    if (!(block instanceof Uint8Array)) {
+      unreadable(index, covered(index), block.failure);
+      continue;
     }
+    const first = index * refcountBlockEntries;
+    await compareBlock(counts, block, refcountOrder, first, clusters, out, visit);
+    if (first + covered(index) > end)
+      end = Math.max(end, first + usedEnd(block, refcountOrder, covered(index)));
   }
   return end;
+}
+
+/** A refcount block by its number, and where it is. */
+interface PlacedBlock {
+  readonly index: number;
+  readonly offset: number;
+}
+
+/** The refcount blocks for the clusters of the file: those that can be read, and the numbers of the others. */
+function placedBlocks(context: CheckContext): {
+  present: PlacedBlock[];
+  missing: number[];
+  unaligned: number[];
+} {
+  const { image, clusters } = context;
+  const table = tableView(image.refcounts.tableBytes);
+  const present: PlacedBlock[] = [];
+  const missing: number[] = [];
+  const unaligned: number[] = [];
+  for (let index = 0; index * image.geometry.refcountBlockEntries < clusters; index++) {
+    const offset = blockPlace(context, table, index);
+    if (offset === 'unaligned') unaligned.push(index);
+    else if (offset === 0) missing.push(index);
+    else present.push({ index, offset });
+  }
+  return { present, missing, unaligned };
+}
+
+/** Reads refcount blocks in the order of the file; what cannot be read comes as the reason why. */
+async function* readBlocks(
+  { image, progress }: CheckContext,
+  blocks: readonly PlacedBlock[],
+): AsyncGenerator<{ index: number; block: Uint8Array | { failure: unknown } }> {
+  const { clusterSize } = image.geometry;
+  const sorted = [...blocks].sort((a, b) => a.offset - b.offset);
+  progress.expect(sorted.length * clusterSize);
+  const offsets = Float64Array.from(sorted, ({ offset }) => offset);
+  for await (const batch of readClusters(image.storage, offsets, clusterSize, progress)) {
+    for (let i = 0; i < batch.offsets.length; i++) {
+      const index = sorted[batch.first + i]?.index ?? 0;
+      const block = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
+      yield { index, block: batch.failures.has(i) ? { failure: batch.failures.get(i) } : block };
+    }
+  }
 }
 
 async function compareBlock(
@@ -175,12 +206,10 @@ function noteUncountable({ uncountable }: CheckContext, first: number, count: nu
 
 /** The stored refcounts as counts of their own. */
 export async function storedRefcounts(context: CheckContext): Promise<ReferenceCounts> {
-  const { clusterSize } = context.image.geometry;
+  const { refcountBlockEntries, refcountOrder } = context.image.geometry;
   const stored = context.newCounts();
-  const none = context.newCounts();
-  await compareRefcounts(context, none, ({ first, count, stored: refcount }) => {
-    // Refcounts of 64 bits may say more than a number can; what matters here is 0, 1 or more.
-    stored.add(first * clusterSize, count * clusterSize, Math.min(refcount, Number.MAX_SAFE_INTEGER));
-  });
+  for await (const { index, block } of readBlocks(context, placedBlocks(context).present)) {
+    if (block instanceof Uint8Array) stored.countBlock(block, refcountOrder, index * refcountBlockEntries);
+  }
   return stored;
 }

@@ -10,7 +10,7 @@ import { CheckProgress } from './check-reader.js';
 import { setMissingCopied } from './copied-flags.js';
 import type { JobParts } from './job-parts.js';
 import {
-  clearCopied,
+  clearCopiedInL1,
   clearCopiedInTables,
   dropTree,
   raiseRefcounts,
@@ -44,7 +44,7 @@ export async function shareTree(
   const copy = await placeL1(image, sharedL1(l1));
   try {
     await clearCopiedInTables(image, tree, parts.part(tree.tables.length * geometry.clusterSize));
-    const changed = active ? clearCopied(mapping.l1Bytes, tableEntrySize) : null;
+    const changed = active ? clearCopiedInL1(mapping.l1Bytes) : null;
     if (changed !== null) mapping.dirtyL1.add(changed.start, changed.end);
     await committer.settle();
     await committer.barrier();

@@ -2,16 +2,16 @@
 import { Qcow2Error } from '../errors.js';
 import { tableEntrySize } from '../format/geometry.js';
 import { describeEntryProblem, readL1Entry, tableLength, tableView } from '../format/table-entry.js';
-import { hostOffset } from '../format/units.js';
+import { hostOffset, type HostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
-import { native, problemStride, type ReferenceCounts } from '../native.js';
+import { changedStride, native, problemStride, type ReferenceCounts } from '../native.js';
+import { wholeTables, writeChanged } from './changed-tables.js';
 import { L2TableSet } from './check-l2-tables.js';
-import { readClusters, type CheckProgress } from './check-reader.js';
+import { CheckProgress, readClusters, type ClusterBatch } from './check-reader.js';
 
 /** Memory for counting, bytes. */
 const memoryLimit = 1024 * 1024 * 1024;
-/** Changed refcounts, and clusters waiting to be freed, that may gather in memory. */
-const maxDirtyBytes = 16 * 1024 * 1024;
+/** Runs of clusters waiting to be freed that may gather in memory. */
 const maxWaitingRuns = 4096;
 
 export interface SnapshotTree {
@@ -20,6 +20,13 @@ export interface SnapshotTree {
   /** How often each cluster of the file is referenced by the tree; the L1 table itself does not count. */
   readonly counts: ReferenceCounts;
   readonly clusters: number;
+}
+
+/** A refcount block. */
+interface CountedBlock {
+  /** The cluster that its first refcount is for. */
+  readonly firstCluster: number;
+  readonly offset: HostOffset;
 }
 
 /** A run of clusters that a tree refers to equally often. */
@@ -104,7 +111,7 @@ function assertApart(
 }
 
 /**
- * Counts one more owner for all that a tree refers to. On failure nothing is counted.
+ * Counts one more owner for all that a tree refers to, in the file. On failure nothing is counted. The committer has settled.
  * @throws Qcow2Error `ERR_QCOW2_LIMIT` when a refcount would not fit into its bits
  */
 export async function raiseRefcounts(
@@ -112,20 +119,82 @@ export async function raiseRefcounts(
   tree: SnapshotTree,
   progress: CheckProgress,
 ): Promise<void> {
-  const { refcounts, committer } = image;
-  const done: CountedRun[] = [];
-  const reached = reporter(tree, progress);
+  const { geometry, storage, refcounts } = image;
+  const { clusterSize } = geometry;
+  const blocks = blocksOf(image, tree);
+  const offsets = Float64Array.from(blocks, ({ offset }) => offset);
+  let done = 0;
+  progress.expect(offsets.length * clusterSize);
   try {
-    for (const run of piecesOf(image, tree)) {
-      await refcounts.add(run.first, run.count, run.times);
-      done.push(run);
-      reached(run);
-      if (refcounts.cache.dirtyBytes > maxDirtyBytes) await committer.settle();
+    for await (const batch of readClusters(storage, offsets, clusterSize, progress)) {
+      await raiseBatch(image, tree, batch, blocks);
+      done = batch.first + batch.offsets.length;
     }
   } catch (error) {
-    for (const { first, count, times } of done) await refcounts.add(first, count, -times);
-    await committer.settle();
-    throw error instanceof Qcow2Error ? limitOr(image, error) : error;
+    const raised = offsets.subarray(0, done);
+    for await (const batch of readClusters(storage, raised, clusterSize, new CheckProgress({}))) {
+      for (const failure of batch.failures.values()) throw failure;
+      addToBatch(image, tree, batch, blocks, true);
+      await writeChanged(storage, batch, wholeTables(batch, clusterSize), clusterSize);
+    }
+    throw error;
+  } finally {
+    refcounts.cache.forgetClean();
+  }
+}
+
+/** The refcount blocks for the clusters that a tree refers to, in the order of the file. */
+function blocksOf({ geometry, refcounts }: Image, { counts, clusters }: SnapshotTree): CountedBlock[] {
+  const { refcountBlockEntries } = geometry;
+  const blocks: CountedBlock[] = [];
+  for (let at = counts.nextUsed(0, clusters); at < clusters;) {
+    const firstCluster = at - (at % refcountBlockEntries);
+    const offset = refcounts.blockOffset(at);
+    if (offset === 0) throw refcounts.badCount(at, 1, 'it has no refcount block');
+    blocks.push({ firstCluster, offset });
+    at = counts.nextUsed(Math.min(clusters, firstCluster + refcountBlockEntries), clusters);
+  }
+  return blocks.sort((a, b) => a.offset - b.offset);
+}
+
+async function raiseBatch(
+  image: Image,
+  tree: SnapshotTree,
+  batch: ClusterBatch,
+  blocks: readonly CountedBlock[],
+): Promise<void> {
+  const { storage, geometry } = image;
+  for (const failure of batch.failures.values()) throw failure;
+  addToBatch(image, tree, batch, blocks, false);
+  const changed = wholeTables(batch, geometry.clusterSize);
+  try {
+    await writeChanged(storage, batch, changed, geometry.clusterSize);
+  } catch (error) {
+    addToBatch(image, tree, batch, blocks, true);
+    // What stays too high where this fails as well is leaked, no more; the first failure is the one to tell.
+    await writeChanged(storage, batch, changed, geometry.clusterSize).catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Changes the refcounts of the blocks of a batch in memory; all of them or, when it throws, none. */
+function addToBatch(
+  image: Image,
+  { counts }: SnapshotTree,
+  { bytes, offsets, first }: ClusterBatch,
+  blocks: readonly CountedBlock[],
+  subtract: boolean,
+): void {
+  const { clusterSize, refcountOrder } = image.geometry;
+  const add = (index: number, down: boolean): number => {
+    const block = bytes.subarray(index * clusterSize, (index + 1) * clusterSize);
+    return counts.addToBlock(block, refcountOrder, blocks[first + index]?.firstCluster ?? 0, down);
+  };
+  for (let index = 0; index < offsets.length; index++) {
+    const misfit = add(index, subtract);
+    if (misfit < 0) continue;
+    while (--index >= 0) add(index, !subtract);
+    throw outOfRange(image, misfit, subtract);
   }
 }
 
@@ -158,34 +227,25 @@ export async function clearCopiedInTables(
   progress.expect(tables.length * clusterSize);
   for await (const batch of readClusters(storage, tables, clusterSize, progress)) {
     for (const failure of batch.failures.values()) throw failure;
-    for (const [i, offset] of batch.offsets.entries()) {
-      const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
-      const changed = clearCopied(table, l2EntrySize);
-      if (changed !== null)
-        await storage.write(table.subarray(changed.start, changed.end), offset + changed.start);
-    }
+    const changed = new Float64Array(batch.offsets.length * changedStride);
+    native.clearCopied(batch.bytes, clusterSize, l2EntrySize, changed);
+    await writeChanged(storage, batch, changed, clusterSize);
   }
   mapping.cache.forgetClean();
 }
 
-/** Clears COPIED in all entries of a table. Returns the range that holds those that had it, or null when none had. */
-export function clearCopied(table: Uint8Array, entrySize: number): { start: number; end: number } | null {
-  let start = -1;
-  let end = 0;
-  for (let at = 0; at < table.length; at += entrySize) {
-    const high = table[at] ?? 0;
-    if ((high & 0x80) === 0) continue;
-    table[at] = high & 0x7f;
-    if (start < 0) start = at;
-    end = at + entrySize;
-  }
-  return start < 0 ? null : { start, end };
+/** Clears COPIED in an L1 table. Returns the bytes of it that hold the entries that had it, or null when none had. */
+export function clearCopiedInL1(table: Uint8Array): { start: number; end: number } | null {
+  const changed = new Float64Array(changedStride);
+  if (table.length > 0) native.clearCopied(table, table.length, tableEntrySize, changed);
+  const [start = 0, end = 0] = changed;
+  return start === end ? null : { start, end };
 }
 
 /** The L1 table without COPIED, as a snapshot holds it. */
 export function sharedL1(l1: Uint8Array): Uint8Array {
   const copy = l1.slice();
-  clearCopied(copy, tableEntrySize);
+  clearCopiedInL1(copy);
   return copy;
 }
 
@@ -211,23 +271,11 @@ function* runsOf({ counts, clusters }: SnapshotTree): Generator<CountedRun> {
   }
 }
 
-/** The same in pieces of which each is changed as a whole or not at all. */
-function* piecesOf(image: Image, tree: SnapshotTree): Generator<CountedRun> {
-  const { refcountBits } = image.geometry;
-  const entries = (image.refcounts.cache.sliceSize * 8) / refcountBits;
-  for (const { first, count, times } of runsOf(tree)) {
-    for (let at = first; at < first + count;) {
-      const end = Math.min(first + count, (Math.floor(at / entries) + 1) * entries);
-      yield { first: at, count: end - at, times };
-      at = end;
-    }
-  }
-}
-
-function limitOr(image: Image, error: Qcow2Error): Qcow2Error {
+function outOfRange(image: Image, cluster: number, subtract: boolean): Qcow2Error {
   const { maxRefcount, refcountBits } = image.geometry;
+  const error = image.refcounts.badCount(cluster, subtract ? -1 : 1, 'the count would leave its range');
   // With wide refcounts it takes more snapshots than the format has.
-  if (maxRefcount > 65535) return error;
+  if (subtract || maxRefcount > 65535) return error;
   return new Qcow2Error(
     'ERR_QCOW2_LIMIT',
     `A cluster would be shared more often than refcounts of ${refcountBits} bits can count (${maxRefcount}). ` +

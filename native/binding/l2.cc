@@ -4,6 +4,7 @@
 #include "binding/arguments.h"
 #include "binding/bindings.h"
 #include "binding/l2_format.h"
+#include "binding/reference_tables_work.h"
 #include "core/l2_map.h"
 #include "core/l2_set.h"
 
@@ -109,6 +110,29 @@ napi_value setCompressed(napi_env env, napi_callback_info info) noexcept {
   return undefined(env);
 }
 
+napi_value clearFlags(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const uint64_t tableBytes = args.natural(1, "tableBytes");
+  const uint64_t entrySize = args.natural(2, "entrySize", 16);
+  const MutableBytes tables = args.bytes(0, "tables");
+  const Span<double> changed = args.doubles(3, "changed");
+  args.requireRange(entrySize == 8 || entrySize == 16, "entrySize", "8 or 16");
+  if (args.failed()) return nullptr;
+  args.requireRange(tableBytes != 0 && tableBytes % entrySize == 0, "tableBytes", "whole entries");
+  if (args.failed()) return nullptr;
+  args.requireRange(tables.size() % tableBytes == 0, "tables.length", "a multiple of tableBytes");
+  const uint64_t count = tables.size() / tableBytes;
+  args.requireRange(changed.size() / kChangedStride >= count, "changed.length",
+                    "at least " + std::to_string(kChangedStride) + " for each table");
+  if (args.failed()) return nullptr;
+  for (size_t index = 0; index < count; ++index) {
+    const size_t bytes = static_cast<size_t>(tableBytes);
+    const MutableBytes table = tables.subspan(index * bytes, bytes);
+    writeChanged(changed, index, clearCopied(table, static_cast<size_t>(entrySize)));
+  }
+  return undefined(env);
+}
+
 }  // namespace
 
 bool initL2(napi_env env, napi_value exports) {
@@ -119,6 +143,7 @@ bool initL2(napi_env env, napi_value exports) {
                              {"l2SetZero", setZero},
                              {"l2SetUnallocated", setUnallocated},
                              {"l2SetCompressed", setCompressed},
+                             {"clearCopied", clearFlags},
                          });
 }
 

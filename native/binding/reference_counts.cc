@@ -10,6 +10,7 @@
 #include "binding/l2_format.h"
 #include "binding/reference_tables_work.h"
 #include "core/refcount.h"
+#include "core/reference_blocks.h"
 #include "core/reference_tables.h"
 
 namespace qcow2::binding {
@@ -77,7 +78,7 @@ std::shared_ptr<CountsHandle> takeSelf(Arguments& args) {
   std::shared_ptr<CountsHandle> handle = *static_cast<std::shared_ptr<CountsHandle>*>(data);
   if (handle->busy) {
     napi_throw_error(args.env(), "ERR_INVALID_STATE",
-                     "These ReferenceCounts are at work: await the promise of addL2Tables first");
+                     "These ReferenceCounts are at work: await the promise of the method that works on them first");
     return nullptr;
   }
   return handle;
@@ -124,6 +125,14 @@ napi_value addTable(napi_env env, napi_callback_info info) noexcept {
   return summaryObject(env, summary);
 }
 
+// Whole tables, and a number for each.
+void requireTables(Arguments& args, Bytes tables, Span<const uint32_t> times, const L2Format& format) {
+  const uint64_t count = tables.size() >> format.clusterBits;
+  args.requireRange(count << format.clusterBits == tables.size(), "tables.length",
+                    "a multiple of the cluster size");
+  args.requireRange(count == times.size(), "times.length", std::to_string(count) + ", one for each table");
+}
+
 napi_value addTables(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const uint64_t flags = args.natural(1, "flags", kMaxL2Flags);
@@ -136,10 +145,7 @@ napi_value addTables(napi_env env, napi_callback_info info) noexcept {
   const Bytes tables = args.bytes(0, "tables");
   const Span<const uint32_t> times = args.words(2, "times");
   const Span<double> problems = args.doubles(3, "problems");
-  const uint64_t count = tables.size() >> format.clusterBits;
-  args.requireRange(count << format.clusterBits == tables.size(), "tables.length",
-                    "a multiple of the cluster size");
-  args.requireRange(count == times.size(), "times.length", std::to_string(count) + ", one for each table");
+  requireTables(args, tables, times, format);
   if (args.failed()) return nullptr;
   auto work = std::make_unique<TablesWork>(handle, account, format, tables, times, problems);
   return Work::start(env, std::move(work), "qcow2.addL2Tables",
@@ -230,6 +236,54 @@ napi_value fill(napi_env env, napi_callback_info info) noexcept {
   return number(env, tooLarge == kAllFit ? -1 : static_cast<double>(tooLarge));
 }
 
+napi_value addTo(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
+  const uint64_t firstCluster = args.natural(2, "firstCluster");
+  const bool subtract = args.boolean(3, "subtract");
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  const MutableBytes block = takeBlock(args, *handle->counts);
+  if (args.failed()) return nullptr;
+  const uint64_t misfit = addToBlock(*handle->counts, block, order, firstCluster, subtract);
+  return number(env, misfit == kAllFit ? -1 : static_cast<double>(misfit));
+}
+
+napi_value countStored(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
+  const uint64_t firstCluster = args.natural(2, "firstCluster");
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  const Bytes block = takeBlock(args, *handle->counts);
+  if (args.failed()) return nullptr;
+  const bool fits = countBlock(*handle->counts, block, order, firstCluster);
+  account(env, *handle);
+  return fits ? undefined(env) : throwLimit(env);
+}
+
+napi_value correct(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const uint64_t flags = args.natural(1, "flags", kMaxL2Flags);
+  const bool toSet = args.boolean(3, "toSet");
+  args.requireFixedLength(0, "tables");
+  args.requireFixedLength(2, "times");
+  args.requireFixedLength(4, "changed");
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  const L2Format format = l2FormatFor(args, flags, handle->counts->clusterBits());
+  const MutableBytes tables = args.bytes(0, "tables");
+  const Span<const uint32_t> times = args.words(2, "times");
+  const Span<double> changed = args.doubles(4, "changed");
+  requireTables(args, tables, times, format);
+  args.requireRange(changed.size() >= times.size() * kChangedStride, "changed.length",
+                    "at least " + std::to_string(kChangedStride) + " for each table");
+  if (args.failed()) return nullptr;
+  auto work = std::make_unique<CopiedWork>(handle, format, tables, times, toSet, changed);
+  return Work::start(env, std::move(work), "qcow2.correctCopied",
+                     {args.self(), args.value(0), args.value(2), args.value(4)});
+}
+
 napi_value copied(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const uint64_t flags = args.natural(1, "flags", kMaxL2Flags);
@@ -263,6 +317,9 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"isShared", isShared},
       {"compareBlock", compare},
       {"fillBlock", fill},
+      {"addToBlock", addTo},
+      {"countBlock", countStored},
+      {"correctCopied", correct},
       {"copiedMismatches", copied},
   };
   constexpr size_t count = sizeof methods / sizeof methods[0];

@@ -1,4 +1,4 @@
-// Counting many L2 tables on the thread pool, and what that shares with the rest of class ReferenceCounts.
+// Counting many L2 tables and correcting their COPIED flags on the thread pool, and what that shares with the rest of class ReferenceCounts.
 #include "binding/reference_tables_work.h"
 
 #include <utility>
@@ -73,6 +73,43 @@ napi_value TablesWork::settle(napi_env env, bool* failed) noexcept {
   account_(env, *handle_);
   *failed = counted_ == Counted::limitPassed;
   return *failed ? limitError(env) : summaryObject(env, summary_);
+}
+
+void writeChanged(Span<double> out, size_t table, const ChangedEntries& changed) {
+  const Span<double> slot = out.subspan(table * kChangedStride, kChangedStride);
+  slot[0] = static_cast<double>(changed.start);
+  slot[1] = static_cast<double>(changed.end);
+}
+
+CopiedWork::CopiedWork(std::shared_ptr<CountsHandle> handle, const L2Format& format, MutableBytes tables,
+                       Span<const uint32_t> times, bool toSet, Span<double> changed)
+    : handle_(std::move(handle)),
+      format_(format),
+      tables_(tables),
+      times_(times),
+      toSet_(toSet),
+      changed_(changed) {
+  handle_->busy = true;
+}
+
+CopiedWork::~CopiedWork() { handle_->busy = false; }
+
+void CopiedWork::execute() noexcept {
+  const size_t tableBytes = static_cast<size_t>(format_.clusterSize());
+  for (size_t index = 0; index < times_.size(); ++index) {
+    ChangedEntries changed;
+    if (times_[index] != 0) {
+      const MutableBytes table = tables_.subspan(index * tableBytes, tableBytes);
+      changed = correctCopied(*handle_->counts, format_, table, toSet_);
+    }
+    writeChanged(changed_, index, changed);
+    corrected_ += static_cast<double>(changed.count) * times_[index];
+  }
+}
+
+napi_value CopiedWork::settle(napi_env env, bool* failed) noexcept {
+  *failed = false;
+  return number(env, corrected_);
 }
 
 }  // namespace qcow2::binding

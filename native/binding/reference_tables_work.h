@@ -1,4 +1,4 @@
-// Counting many L2 tables on the thread pool, and what that shares with the rest of class ReferenceCounts.
+// Counting many L2 tables and correcting their COPIED flags on the thread pool, and what that shares with the rest of class ReferenceCounts.
 #ifndef QCOW2_BINDING_REFERENCE_TABLES_WORK_H_
 #define QCOW2_BINDING_REFERENCE_TABLES_WORK_H_
 
@@ -49,6 +49,31 @@ class TablesWork : public Work {
   Span<double> problems_;
   L2Summary summary_;
   Counted counted_ = Counted::all;
+};
+
+// Numbers per table: the bytes [start, end) of it that hold what was changed, alike when nothing was.
+constexpr size_t kChangedStride = 2;
+void writeChanged(Span<double> out, size_t table, const ChangedEntries& changed);
+
+class CopiedWork : public Work {
+ public:
+  // Corrects the flags of the tables for which `times` is not 0.
+  CopiedWork(std::shared_ptr<CountsHandle> handle, const L2Format& format, MutableBytes tables,
+             Span<const uint32_t> times, bool toSet, Span<double> changed);
+  ~CopiedWork() override;
+
+ protected:
+  void execute() noexcept override;
+  napi_value settle(napi_env env, bool* failed) noexcept override;
+
+ private:
+  std::shared_ptr<CountsHandle> handle_;
+  L2Format format_;
+  MutableBytes tables_;
+  Span<const uint32_t> times_;
+  bool toSet_;
+  Span<double> changed_;
+  double corrected_ = 0;
 };
 
 }  // namespace qcow2::binding

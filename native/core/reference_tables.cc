@@ -1,11 +1,7 @@
-// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks
-// and COPIED.
+// Counting the references of L2 tables, and holding the COPIED flags of their entries against the counts.
 #include "core/reference_tables.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "core/refcount.h"
 
 // A macro, as gcc 12 takes functions that only prefetch for having no effect.
 #if defined(__GNUC__)
@@ -77,39 +73,6 @@ size_t followingEntries(const L2Format& format, Bytes table, size_t index, uint6
   return count;
 }
 
-// Whether 32 refcounts of 16 bits are those of a word of counters.
-bool isWordOf(const unsigned char* stored, uint64_t word) {
-  constexpr uint64_t kOnes = 0x5555555555555555;
-  const uint64_t four = word == kOnes ? swapBig(uint64_t{0x0001000100010001}) : 0;
-  if (word == kOnes || word == 0) {
-    uint64_t difference = 0;
-    for (size_t at = 0; at < 64; at += 8) {
-      uint64_t value;
-      std::memcpy(&value, stored + at, sizeof value);
-      difference |= value ^ four;
-    }
-    return difference == 0;
-  }
-  unsigned difference = 0;
-  for (unsigned at = 0; at < ReferenceCounts::kWordClusters; ++at) {
-    difference |= loadBig<uint16_t>(stored + at * 2) ^ static_cast<unsigned>(word >> at * 2 & 3);
-  }
-  return difference == 0;
-}
-
-// How many refcounts of a block, from `index` on, surely agree with the counts; the next may agree, too.
-size_t agreeing(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t cluster, size_t index) {
-  if (order != 4 || cluster % ReferenceCounts::kWordClusters != 0) return 0;
-  const Bytes words = counts.wordsFrom(cluster);
-  const size_t left = block.size() / 2 - index;
-  const size_t limit = std::min(words.size() / 8, left / ReferenceCounts::kWordClusters);
-  const unsigned char* const stored = block.data() + index * 2;
-  size_t same = 0;
-  while (same < limit && isWordOf(stored + same * 64, ReferenceCounts::loadWord(words.data() + same * 8)))
-    ++same;
-  return same * ReferenceCounts::kWordClusters;
-}
-
 enum class Copied : uint8_t { clear, set, unknown };
 
 // `once`: whether the cluster of an entry that has one is referenced exactly once.
@@ -123,6 +86,25 @@ Copied expectedCopied(const L2Entry& entry, bool once) {
 
 bool isWrong(Copied expected, bool isCopied) {
   return expected != Copied::unknown && (expected == Copied::set) != isCopied;
+}
+
+// Calls visit(index, right) for the entries from `first` on whose flag is wrong, until it returns false.
+template <typename Visit>
+void forEachWrongFlag(const ReferenceCounts& counts, const L2Format& format, Bytes table, size_t first,
+                      const Visit& visit) {
+  const size_t entries = table.size() / format.entrySize();
+  for (size_t index = first; index < entries; ++index) {
+    QCOW2_PREFETCH(counterAhead(counts, format, table, entries, index));
+    const uint64_t descriptor = loadDescriptor(format, table, index);
+    if (descriptor == 0) continue;
+    const bool isCopied = (descriptor & kCopied) != 0;
+    const uint64_t plain = plainHost(format, descriptor);
+    if (plain != 0 && (counts.get(plain >> format.clusterBits) == 1) == isCopied) continue;
+    const L2Entry entry = decodeL2Entry(format, descriptor, loadBitmap(format, table, index));
+    const bool once = format.externalData || counts.get(entry.host >> format.clusterBits) == 1;
+    const Copied expected = expectedCopied(entry, once);
+    if (isWrong(expected, isCopied) && !visit(index, expected)) return;
+  }
 }
 
 }  // namespace
@@ -182,70 +164,45 @@ Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table,
   return Counted::all;
 }
 
-size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
-                    size_t first, Span<double> out) {
-  const size_t entries = static_cast<size_t>(refcountsIn(block.size(), order));
-  const size_t room = out.size() / kMismatchStride;
-  size_t found = 0;
-  uint64_t lastStored = 0;
-  uint64_t lastCounted = 0;
-  uint64_t lastEnd = 0;
-  for (size_t index = first; index < entries; ++index) {
-    index += agreeing(counts, block, order, firstCluster + index, index);
-    if (index >= entries) break;
-    const uint64_t stored = refcountGet(block, order, index);
-    const uint64_t counted = counts.get(firstCluster + index);
-    if (stored == counted) continue;
-    const bool alike = found != 0 && index == lastEnd && stored == lastStored && counted == lastCounted;
-    lastEnd = index + 1;
-    if (alike) {
-      out[(found - 1) * kMismatchStride + 1] += 1;
-      continue;
-    }
-    if (found == room) return found;
-    const Span<double> slot = out.subspan(found++ * kMismatchStride, kMismatchStride);
-    slot[0] = static_cast<double>(firstCluster + index);
-    slot[1] = 1;
-    slot[2] = static_cast<double>(stored);
-    slot[3] = static_cast<double>(counted);
-    lastStored = stored;
-    lastCounted = counted;
-  }
-  return found;
-}
-
-uint64_t fillBlock(const ReferenceCounts& counts, MutableBytes block, unsigned order, uint64_t firstCluster) {
-  const size_t entries = static_cast<size_t>(refcountsIn(block.size(), order));
-  for (size_t index = 0; index < entries; ++index) {
-    const uint64_t count = counts.get(firstCluster + index);
-    if (count > maxRefcount(order)) return firstCluster + index;
-    refcountSet(block, order, index, 1, count);
-  }
-  return kAllFit;
-}
-
 size_t copiedMismatches(const ReferenceCounts& counts, const L2Format& format, Bytes table, size_t first,
                         Span<double> out) {
-  const size_t entries = table.size() / format.entrySize();
   const size_t room = out.size() / kCopiedStride;
   size_t found = 0;
-  for (size_t index = first; index < entries; ++index) {
-    QCOW2_PREFETCH(counterAhead(counts, format, table, entries, index));
-    const uint64_t descriptor = loadDescriptor(format, table, index);
-    if (descriptor == 0) continue;
-    const bool isCopied = (descriptor & kCopied) != 0;
-    const uint64_t plain = plainHost(format, descriptor);
-    if (plain != 0 && (counts.get(plain >> format.clusterBits) == 1) == isCopied) continue;
-    const L2Entry entry = decodeL2Entry(format, descriptor, loadBitmap(format, table, index));
-    const bool once = format.externalData || counts.get(entry.host >> format.clusterBits) == 1;
-    const Copied expected = expectedCopied(entry, once);
-    if (!isWrong(expected, isCopied)) continue;
-    if (found == room) return found;
+  forEachWrongFlag(counts, format, table, first, [&](size_t index, Copied right) {
+    if (found == room) return false;
     const Span<double> slot = out.subspan(found++ * kCopiedStride, kCopiedStride);
     slot[0] = static_cast<double>(index);
-    slot[1] = expected == Copied::set ? 1 : 0;
-  }
+    slot[1] = right == Copied::set ? 1 : 0;
+    return true;
+  });
   return found;
+}
+
+ChangedEntries correctCopied(const ReferenceCounts& counts, const L2Format& format, MutableBytes table,
+                             bool toSet) {
+  const Copied due = toSet ? Copied::set : Copied::clear;
+  ChangedEntries changed;
+  forEachWrongFlag(counts, format, table, 0, [&](size_t index, Copied right) {
+    if (right != due) return true;
+    const size_t at = index * format.entrySize();
+    storeBig(table.data() + at, loadBig<uint64_t>(table.data() + at) ^ kCopied);
+    if (changed.count++ == 0) changed.start = at;
+    changed.end = at + format.entrySize();
+    return true;
+  });
+  return changed;
+}
+
+ChangedEntries clearCopied(MutableBytes table, size_t entrySize) {
+  ChangedEntries changed;
+  constexpr unsigned char kCopiedBit = 0x80;
+  for (size_t at = 0; at < table.size(); at += entrySize) {
+    if ((table.data()[at] & kCopiedBit) == 0) continue;
+    table.data()[at] &= static_cast<unsigned char>(~kCopiedBit);
+    if (changed.count++ == 0) changed.start = at;
+    changed.end = at + entrySize;
+  }
+  return changed;
 }
 
 }  // namespace qcow2

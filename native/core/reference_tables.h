@@ -1,5 +1,4 @@
-// Counting the references of L2 tables, and holding the counts against what an image says: refcount blocks
-// and COPIED.
+// Counting the references of L2 tables, and holding the COPIED flags of their entries against the counts.
 #ifndef QCOW2_CORE_REFERENCE_TABLES_H_
 #define QCOW2_CORE_REFERENCE_TABLES_H_
 
@@ -37,24 +36,26 @@ Counted addRange(ReferenceCounts& counts, uint64_t host, uint64_t length, uint64
 Counted addL2Table(ReferenceCounts& counts, const L2Format& format, Bytes table, uint64_t number,
                    uint64_t times, L2Summary& summary, Span<double> problems);
 
-// Numbers per mismatch: first cluster, how many are alike, stored refcount, counted references.
-constexpr size_t kMismatchStride = 4;
-// Compares the refcounts of a block from index `first` on; index 0 is cluster `firstCluster`. Returns the
-// number of mismatches; when `out` is full more may follow.
-size_t compareBlock(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
-                    size_t first, Span<double> out);
-
-constexpr uint64_t kAllFit = ~uint64_t{0};
-// Writes the counts as the refcounts of a block. Returns the first cluster whose count does not fit, else
-// kAllFit.
-uint64_t fillBlock(const ReferenceCounts& counts, MutableBytes block, unsigned order, uint64_t firstCluster);
-
 // Numbers per entry with a wrong COPIED flag: index, and the right flag as 1 or 0.
 constexpr size_t kCopiedStride = 2;
 // Checks the entries from index `first` on; leaves out invalid ones, save those that have COPIED and no host
 // cluster. Returns the number found; when `out` is full more may follow.
 size_t copiedMismatches(const ReferenceCounts& counts, const L2Format& format, Bytes table, size_t first,
                         Span<double> out);
+
+// How many entries of a table were changed, and the bytes [start, end) of it that hold them.
+struct ChangedEntries {
+  size_t count = 0;
+  size_t start = 0;
+  size_t end = 0;
+};
+
+// Corrects the flags that copiedMismatches() tells of: those that must be set, or those that must be clear.
+ChangedEntries correctCopied(const ReferenceCounts& counts, const L2Format& format, MutableBytes table,
+                             bool toSet);
+
+// Clears COPIED in all entries of `entrySize` bytes, of which the table is a whole number.
+ChangedEntries clearCopied(MutableBytes table, size_t entrySize);
 
 }  // namespace qcow2
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/refcount.h"
+#include "core/reference_blocks.h"
 #include "core/reference_tables.h"
 #include "fuzz/expand.h"
 
@@ -84,6 +85,9 @@ void checkBlocks(const ReferenceCounts& counts, const Model& model, unsigned ord
   }
   double mismatches[4 * kMismatchStride];
   require(compareBlock(counts, view, order, firstCluster, 0, {mismatches, std::size(mismatches)}) == 0);
+  require(addToBlock(counts, view, order, firstCluster, true) == kAllFit);
+  const size_t entries = static_cast<size_t>(refcountsIn(block.size(), order));
+  require(refcountNextUsed(view, order, 0, entries) == entries);
 }
 
 }  // namespace

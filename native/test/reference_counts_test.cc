@@ -2,6 +2,7 @@
 #include "core/reference_counts.h"
 
 #include "core/refcount.h"
+#include "core/reference_blocks.h"
 #include "core/reference_tables.h"
 #include "test/check.h"
 #include "test/memory.h"
@@ -97,6 +98,12 @@ TEST(countsAnyBitsWithinBounds) {
     Memory<double> mismatches(kMismatchStride);
     CHECK_EQUAL(fillBlock(*counts, block, 6, 100), kAllFit);
     CHECK_EQUAL(compareBlock(*counts, block, 6, 100, 0, mismatches), 0);
+    CHECK_EQUAL(addToBlock(*counts, block, 6, 100, true), kAllFit);
+    CHECK_EQUAL(refcountNextUsed(block, 6, 0, 512), 512);
+    CHECK_EQUAL(addToBlock(*counts, block, 6, 100, false), kAllFit);
+    const auto again = ReferenceCounts::create(counts->clusters(), bits, kPlenty);
+    CHECK(countBlock(*again, block, 6, 100));
+    for (uint64_t at = 100; at < 612; ++at) CHECK_EQUAL(again->get(at), counts->get(at));
     refcountSet(block, 6, 511, 1, refcountGet(block, 6, 511) + 1);
     CHECK_EQUAL(compareBlock(*counts, block, 6, 100, 0, mismatches), 1);
     CHECK_EQUAL(mismatches[0], 611);

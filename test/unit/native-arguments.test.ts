@@ -21,6 +21,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['l2SetZero', plain('l2SetZero'), () => [table(), v3, 16, 65536, 65536, false]],
   ['l2SetUnallocated', plain('l2SetUnallocated'), () => [table(), v3, 16, 65536, 65536]],
   ['l2SetCompressed', plain('l2SetCompressed'), () => [table(), v3, 16, 1, 65536, 100]],
+  ['clearCopied', plain('clearCopied'), () => [table(), 512, 8, out()]],
   ['refcountGet', plain('refcountGet'), () => [table(), 4, 5]],
   ['refcountSet', plain('refcountSet'), () => [table(), 4, 5, 6, 7]],
   ['refcountAdd', plain('refcountAdd'), () => [table(), 4, 5, 6, 1]],
@@ -55,6 +56,13 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['ReferenceCounts.compareBlock', method('compareBlock'), () => [Buffer.alloc(65536), 4, 0, 0, out()]],
   ['ReferenceCounts.fillBlock', method('fillBlock'), () => [Buffer.alloc(65536), 4, 0]],
   ['ReferenceCounts.copiedMismatches', method('copiedMismatches'), () => [table(), v3, 0, out()]],
+  ['ReferenceCounts.addToBlock', method('addToBlock'), () => [Buffer.alloc(65536), 4, 0, false]],
+  ['ReferenceCounts.countBlock', method('countBlock'), () => [Buffer.alloc(65536), 4, 0]],
+  [
+    'ReferenceCounts.correctCopied',
+    method('correctCopied'),
+    () => [Buffer.alloc(65536), v3, Uint32Array.of(1), true, out()],
+  ],
 ];
 
 function detached(value: Uint8Array | Uint32Array | Float64Array): unknown {
@@ -181,6 +189,22 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['fillBlock: not a block', method('fillBlock'), [Buffer.alloc(131072), 4, 0]],
   ['copiedMismatches: past the table', method('copiedMismatches'), [table(), v3, 65, out()]],
   ['copiedMismatches: no room', method('copiedMismatches'), [table(), v3, 0, new Float64Array(1)]],
+  ['addToBlock: not a block', method('addToBlock'), [Buffer.alloc(512), 4, 0, true]],
+  ['countBlock: not a block', method('countBlock'), [Buffer.alloc(131072), 4, 0]],
+  [
+    'correctCopied: half a table',
+    method('correctCopied'),
+    [Buffer.alloc(512), v3, Uint32Array.of(1), true, out()],
+  ],
+  [
+    'correctCopied: no room',
+    method('correctCopied'),
+    [Buffer.alloc(65536), v3, Uint32Array.of(1), true, new Float64Array(1)],
+  ],
+  ['clearCopied: half a table', plain('clearCopied'), [table(), 1024, 8, out()]],
+  ['clearCopied: a table of nothing', plain('clearCopied'), [table(), 0, 8, out()]],
+  ['clearCopied: half an entry', plain('clearCopied'), [table(), 8, 16, out()]],
+  ['clearCopied: no room', plain('clearCopied'), [table(), 512, 8, new Float64Array(1)]],
 ];
 
 describe('arguments that do not go together', () => {

@@ -2,6 +2,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
+  changedStride,
   copiedStride,
   InvalidEntry,
   L2Flag,
@@ -361,6 +362,48 @@ describe('ReferenceCounts against refcount blocks', () => {
     );
   });
 
+  it('adds its counts to refcounts and takes them off; where one does not fit, none is changed', () => {
+    fc.assert(
+      fc.property(
+        counted,
+        fc.nat(6),
+        fc.nat(1000),
+        fc.array(fc.nat({ max: 300 }), { minLength: 1, maxLength: 8 }),
+        fc.boolean(),
+        (references, order, firstCluster, stored, subtract) => {
+          const counts = new native.ReferenceCounts(4000, 9, plenty);
+          const wanted = new Map<number, number>();
+          for (const [cluster, times] of references) {
+            if (counts.add(cluster * 512, 1, times)) wanted.set(cluster, (wanted.get(cluster) ?? 0) + times);
+          }
+          const entries = 4096 / 2 ** order;
+          const most = 2 ** (2 ** order) - 1;
+          const block = Buffer.alloc(512);
+          const before = Array.from({ length: entries }, (_, index) =>
+            Math.min(most, stored[index % stored.length] ?? 0),
+          );
+          before.forEach((value, index) => native.refcountSet(block, order, index, 1, value));
+          const after = before.map(
+            (value, index) => value + (subtract ? -1 : 1) * (wanted.get(firstCluster + index) ?? 0),
+          );
+          const misfit = after.findIndex((value) => value < 0 || value > most);
+          expect(counts.addToBlock(block, order, firstCluster, subtract)).toBe(
+            misfit < 0 ? -1 : firstCluster + misfit,
+          );
+          const expected = misfit < 0 ? after : before;
+          expect(expected.map((_, index) => native.refcountGet(block, order, index))).toEqual(expected);
+
+          const again = new native.ReferenceCounts(4000, 9, plenty);
+          again.countBlock(block, order, firstCluster);
+          expect(expected.map((_, index) => again.get(firstCluster + index))).toEqual(
+            expected.map((value, index) => (firstCluster + index < 4000 ? value : 0)),
+          );
+        },
+      ),
+      { numRuns: 150 },
+    );
+  });
+
   it('tells a million leaked clusters as one run', () => {
     const counts = new native.ReferenceCounts(2 ** 21, 21, plenty);
     const block = Buffer.alloc(2 ** 21);
@@ -400,6 +443,73 @@ describe('ReferenceCounts against COPIED', () => {
         }
       }),
       { numRuns: 1500 },
+    );
+  });
+
+  it('corrects those flags, of one kind at a time and in the tables it is told to', async () => {
+    const property = fc.asyncProperty(
+      fc.array(fc.tuple(fc.nat(200), fc.constantFrom(0, 1, 2)), { maxLength: 60 }),
+      fc.array(fc.record({ place: fc.nat(220), copied: fc.boolean(), more: fc.nat(7) }), { maxLength: 40 }),
+      fc.boolean(),
+      fc.array(fc.constantFrom(0, 1, 3), { minLength: 3, maxLength: 3 }),
+      async (references, sketches, toSet, times) => {
+        const shape: Shape = { clusterBits: 9, flags: L2Flag.zeroFlag };
+        const counts = new native.ReferenceCounts(200, 9, plenty);
+        const model = new Map<number, number>();
+        for (const [cluster, count] of references) {
+          if (counts.add(cluster * 512, 1, count)) model.set(cluster, (model.get(cluster) ?? 0) + count);
+        }
+        const entries = Array.from({ length: 3 * 64 }, (_, index): Entry => {
+          const sketch = sketches[index % Math.max(1, sketches.length)];
+          if (sketch === undefined || (index + sketch.more) % 5 === 0) return { descriptor: 0n, bitmap: 0n };
+          const place = BigInt((sketch.place + index) % 220) * 512n;
+          return { descriptor: place | (sketch.copied ? copiedFlag : 0n), bitmap: 0n };
+        });
+        const tables = encode(shape, entries);
+        const changed = new Float64Array(3 * changedStride);
+        let total = 0;
+        const ranges = times.map((): number[] => []);
+        const expected = entries.map((entry, index) => {
+          const table = Math.floor(index / 64);
+          const cluster = Number((entry.descriptor & (2n ** 56n - 512n)) / 512n);
+          const right = rightFlag(shape, entry, model.get(cluster) === 1);
+          if (times[table] === 0 || right !== toSet || isCopied(entry) === toSet) return entry;
+          total += times[table] ?? 0;
+          ranges[table]?.push(index % 64);
+          return { ...entry, descriptor: entry.descriptor ^ copiedFlag };
+        });
+        const { zeroFlag } = L2Flag;
+        const corrected = counts.correctCopied(tables, zeroFlag, Uint32Array.from(times), toSet, changed);
+        expect(await corrected).toBe(total);
+        expect(tables).toEqual(encode(shape, expected));
+        const bytes = ranges.map((found) => [(found[0] ?? 0) * 8, ((found.at(-1) ?? -1) + 1) * 8]);
+        expect(rows(changed, 3, changedStride)).toEqual(bytes);
+      },
+    );
+    await fc.assert(property, { numRuns: 200 });
+  });
+
+  it('clears all flags of tables', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }), { minLength: 32, maxLength: 32 }),
+        fc.constantFrom(8, 16),
+        (words, entrySize) => {
+          const tables = Buffer.alloc(256);
+          words.forEach((word, index) => tables.writeBigUInt64BE(word, index * 8));
+          const isFirst = (index: number): boolean => (index * 8) % entrySize === 0;
+          const had = words.map((word, index) => isFirst(index) && word >= copiedFlag);
+          const changed = new Float64Array(2 * changedStride);
+          native.clearCopied(tables, 128, entrySize, changed);
+          const after = words.map((_, index) => tables.readBigUInt64BE(index * 8));
+          expect(after).toEqual(words.map((word, index) => (had[index] ? word - copiedFlag : word)));
+          const bytes = [had.slice(0, 16), had.slice(16)].map((half) =>
+            half.includes(true) ? [half.indexOf(true) * 8, half.lastIndexOf(true) * 8 + entrySize] : [0, 0],
+          );
+          expect(rows(changed, 2, changedStride)).toEqual(bytes);
+        },
+      ),
+      { numRuns: 200 },
     );
   });
 });
