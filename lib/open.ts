@@ -183,6 +183,10 @@ const alreadyOpen = (disk: Disk | null): OpenedBelow | null => (disk === null ? 
 /** Puts what guest requests need around an image. */
 export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher | null): GuestImage {
   const { header, storage } = image;
+  image.allocator.onShortFile(async () => {
+    const { refuseCutFile } = await import('./operations/cut-file.js');
+    await refuseCutFile(image);
+  });
   return {
     image,
     locks: new RangeLock(),

@@ -26,6 +26,9 @@ export class Allocator {
   readonly #reserved: Reserved;
   readonly #committer: Committer;
   readonly #patchHeader: PatchHeader;
+  /** Fails when something refers to what is counted past the end of the file. */
+  #refuseCutFile: () => Promise<void> = () => Promise.resolve();
+  #endIsKnown = false;
   readonly #mutex = new Mutex();
   /** Clusters taken so far, and given back. */
   allocated = 0;
@@ -55,6 +58,11 @@ export class Allocator {
     });
   }
 
+  /** Says how to find out whether a file that ends before what its refcounts count was cut; it fails when it was. */
+  onShortFile(refuseCutFile: () => Promise<void>): void {
+    this.#refuseCutFile = refuseCutFile;
+  }
+
   /** Says that refcounts changed in other ways than through this allocator and the committer. */
   rescan(): void {
     this.#free(0);
@@ -62,7 +70,7 @@ export class Allocator {
 
   /** Takes up to `max` contiguous clusters, at least one, giving each the refcount 1. */
   allocate(max: number): Promise<ClusterRun> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       for (;;) {
         this.#freedMeanwhile = Infinity;
         const { first, count } = await this.#refcounts.take(this.#hint, max);
@@ -78,7 +86,7 @@ export class Allocator {
    * there.
    */
   allocateBelow(limit: HostCluster, max: number): Promise<ClusterRun | null> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       for (;;) {
         this.#freedMeanwhile = Infinity;
         const { first, count } = await this.#refcounts.take(this.#hint, max, limit);
@@ -93,7 +101,7 @@ export class Allocator {
 
   /** Takes up to `max` contiguous clusters, at least one, all of them at or behind `start`. */
   allocateFrom(start: HostCluster, max: number): Promise<ClusterRun> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       for (;;) {
         const { first, count } = await this.#refcounts.take(start, max);
         if (count > 0) return this.#checked(first, count);
@@ -104,7 +112,7 @@ export class Allocator {
 
   /** Takes `count` clusters one behind the other, all below `limit` and in blocks that exist; null where there are none. */
   allocateContiguousBelow(limit: HostCluster, count: number): Promise<HostCluster | null> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       const first = await this.#refcounts.findFree(this.#hint, count, limit);
       if (first + count > limit || this.#missing(first, count) > 0) return null;
       await this.#refcounts.set(first, count, 1);
@@ -114,7 +122,7 @@ export class Allocator {
 
   /** Takes `count` clusters one behind the other, for a table. */
   allocateContiguous(count: number): Promise<HostCluster> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       for (;;) {
         // Missing refcount blocks are placed right behind the run, so the free run must hold them, too.
         let wanted = count;
@@ -138,13 +146,28 @@ export class Allocator {
 
   /** Tries to take the very cluster `cluster`; false when it is in use. */
   allocateAt(cluster: HostCluster): Promise<boolean> {
-    return this.#mutex.run(async () => {
+    return this.#whenSafe(async () => {
       if (this.#refcounts.blockOffset(cluster) === 0 || (await this.#refcounts.get(cluster)) !== 0)
         return false;
       await this.#refcounts.set(cluster, 1, 1);
       this.#checked(cluster, 1);
       return true;
     });
+  }
+
+  /** Runs one allocation at a time, none of them in a file that was cut. */
+  #whenSafe<T>(work: () => Promise<T>): Promise<T> {
+    return this.#mutex.run(async () => {
+      if (!this.#endIsKnown) await this.#lookPastEnd();
+      return work();
+    });
+  }
+
+  async #lookPastEnd(): Promise<void> {
+    const inFile = Math.ceil((await this.#storage.size()) / this.#geometry.clusterSize);
+    const counted = await this.#refcounts.countUsed(inFile, this.#refcounts.capacity);
+    if (counted > 0) await this.#refuseCutFile();
+    this.#endIsKnown = true;
   }
 
   #free(first: number): void {

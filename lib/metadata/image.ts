@@ -6,7 +6,7 @@ import { tableEntrySize } from '../format/geometry.js';
 import { encodeField, headerFields, type HeaderField } from '../format/header-fields.js';
 import { headerBytesNeeded, parseHeader, type Header, type HeaderValues } from '../format/header.js';
 import { L2Flag } from '../native.js';
-import { readExactly, readUpTo, type Storage } from '../storage/storage.js';
+import { readExactly, readTable, readUpTo, type Storage } from '../storage/storage.js';
 import { Allocator } from './allocator.js';
 import { Committer } from './commit.js';
 import { FileEnd } from './file-end.js';
@@ -110,14 +110,13 @@ export class Image {
         { offset: headerFields.incompatible.offset, feature: 'corrupt bit' },
       );
     }
-    const l1 = new Uint8Array(header.l1Size * tableEntrySize);
-    if (l1.length > 0) await readExactly(storage, l1, header.l1TableOffset, 'the L1 table');
-    const refcountTable = new Uint8Array(
+    const l1 = await readTable(storage, header.l1Size * tableEntrySize, header.l1TableOffset, 'the L1 table');
+    const refcountTable = await readTable(
+      storage,
       header.problems.length > 0 ? 0 : header.refcountTableClusters * header.geometry.clusterSize,
+      header.refcountTableOffset,
+      'the refcount table',
     );
-    if (refcountTable.length > 0) {
-      await readExactly(storage, refcountTable, header.refcountTableOffset, 'the refcount table');
-    }
     return new Image(storage, dataStorage, header, { l1, refcountTable }, options);
   }
 

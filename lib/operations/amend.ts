@@ -21,6 +21,7 @@ import { readExactly } from '../storage/storage.js';
 import { expandZeroClusters } from './expand-zero-clusters.js';
 import { JobParts, type PartedJob } from './job-parts.js';
 import { changeRefcountWidth } from './refcount-width.js';
+import { requireSound } from './require-sound.js';
 import { resizeGuest } from './resize.js';
 import { refuseForVersion2 } from './version-2-snapshots.js';
 
@@ -52,8 +53,8 @@ const refcountWidths = [1, 2, 4, 8, 16, 32, 64];
 /**
  * Amends an image. Nobody else changes it meanwhile, and the caller holds no lock.
  * @param cacheBytes for the tables, when they are opened again
- * @throws Qcow2Error `ERR_QCOW2_CONFLICT` for what does not go together, before anything is changed;
- * `ERR_QCOW2_LIMIT` when a refcount is too large for the new width
+ * @throws Qcow2Error `ERR_QCOW2_CONFLICT` for what does not go together, and `ERR_QCOW2_CORRUPT` for other refcounts in a
+ * damaged image, before anything is changed; `ERR_QCOW2_LIMIT` when a refcount is too large for the new width
  */
 export async function amendImage(
   guest: GuestImage,
@@ -64,6 +65,9 @@ export async function amendImage(
   const size = options.size === undefined ? undefined : toBytes('size', options.size);
   const { version, refcountBits, lazyRefcounts } = options;
   const { image } = guest;
+  // The new refcounts go behind the end of the file, where damaged entries may point.
+  const isRecounted = refcountBits !== undefined && refcountBits !== image.header.geometry.refcountBits;
+  if (isRecounted) await requireSound(guest, 'its refcounts are made wider or narrower', options.signal);
   const isDowngrade = version === 2 && image.header.version !== 2;
   const weight = image.header.size;
   const changes = [refcountBits !== undefined, isDowngrade, size !== undefined].filter((isDue) => isDue);

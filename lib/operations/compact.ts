@@ -5,7 +5,6 @@
  *
  *   check, leaks given back | [areas | clusters of the active disk | those of snapshots | L2 tables | refcount blocks] ... | cut
  */
-import { Qcow2Error } from '../errors.js';
 import { hostCluster } from '../format/units.js';
 import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import type { Pause } from '../io/gate.js';
@@ -19,6 +18,7 @@ import { moveSharedData } from './compact-shared.js';
 import { dropLastBlocks, moveL2Tables, moveRefcountBlocks, shrinkRefcountTable } from './compact-tables.js';
 import { dropZeroes } from './compact-zeroes.js';
 import { checkGuest } from './repair.js';
+import { requireSound } from './require-sound.js';
 import { trimFile } from './trim-file.js';
 
 /** Against a guest that writes as fast as clusters are moved. */
@@ -67,17 +67,8 @@ function refuseWithoutSecret({ cipher }: GuestImage): void {
 
 /** Sees to it that references can be relied on, and gives back what nothing refers to. */
 async function makeSound(guest: GuestImage, { signal }: CompactOptions): Promise<void> {
-  const options = { maxFindings: 1, ...(signal === undefined ? {} : { signal }) };
-  const { corruptions, checkErrors, leaks, findings } = await checkGuest(guest, options);
-  if (corruptions + checkErrors > 0) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_CORRUPT',
-      `${guest.image.storage.name} is damaged (${corruptions} corruptions, ${checkErrors} errors); check and repair it ` +
-        `before it is compacted. First: ${findings[0]?.message ?? 'unknown'}`,
-      { feature: 'check' },
-    );
-  }
-  if (leaks > 0) await checkGuest(guest, { ...options, repair: 'leaks' });
+  const leaks = await requireSound(guest, 'it is compacted', signal);
+  if (leaks > 0) await checkGuest(guest, { repair: 'leaks', ...(signal === undefined ? {} : { signal }) });
 }
 
 /** @param taken clusters taken for a longer file, which are free again when it is short: nothing has to fit beside them */

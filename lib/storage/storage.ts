@@ -97,6 +97,29 @@ export async function readExactly(
   }
 }
 
+/** A longer table is read in pieces, bytes. */
+const pieceBytes = 1024 * 1024;
+
+/** Reads a table that is said to have `length` bytes: of a stream, which does not tell its end, memory is for what has come. */
+export async function readTable(
+  storage: Storage,
+  length: number,
+  position: number,
+  what: string,
+): Promise<Uint8Array> {
+  const pieces: Uint8Array[] = [];
+  for (let at = 0; at < length; at += pieceBytes) {
+    const piece = new Uint8Array(Math.min(pieceBytes, length - at));
+    await readExactly(storage, piece, position + at, what);
+    pieces.push(piece);
+  }
+  const [first] = pieces;
+  if (pieces.length === 1 && first !== undefined) return first;
+  const table = new Uint8Array(length);
+  for (const [index, piece] of pieces.entries()) table.set(piece, index * pieceBytes);
+  return table;
+}
+
 /** Reads `buffer.length` bytes; what lies past the end of the store reads as zeros. */
 export async function readPadded(storage: Storage, buffer: Uint8Array, position: number): Promise<void> {
   const got = await readUpTo(storage, buffer, position);
