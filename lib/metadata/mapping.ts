@@ -217,6 +217,14 @@ export class Mapping {
     }
   }
 
+  /** Gives an L1 entry that has none an L2 table, which is in the file already and belongs to the active disk alone. */
+  adoptTable(index: number, offset: HostOffset): void {
+    // What is cached of this place is from another table that was there once.
+    this.cache.forgetTable(offset, this.#geometry.clusterSize);
+    this.#reserved.addTable(offset);
+    this.#setL1(index, offset, true);
+  }
+
   /** Puts the L2 table of an L1 entry, whose content is at `offset` already, in the place of the one it has. */
   repointTable(index: number, offset: HostOffset): void {
     this.#setL1(index, offset, isL1EntryCopied(this.#l1, index));

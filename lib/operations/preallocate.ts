@@ -1,14 +1,27 @@
 /** Giving guest ranges their clusters before anything is written to them. */
-import { alignUp, guestOffset, hostOffset } from '../format/units.js';
+import { alignDown, alignUp, guestOffset, hostOffset, type HostOffset } from '../format/units.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { native } from '../native.js';
+import { pageBytes } from '../storage/page-bytes.js';
+import { settleAll } from '../storage/settle.js';
 import { writeZeros, type Storage } from '../storage/storage.js';
 import type { PartedJob } from './job-parts.js';
 
 /** What is written without looking whether to stop, bytes: a multiple of every cluster size. */
 const fullChunkBytes = 64 * 1024 * 1024;
 
+/** New tables on their way to the file at a time, and the bytes of them. */
+const maxTablesInFlight = 16;
+const maxTableBytes = 8 * 1024 * 1024;
+
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
+
+/** Guest bytes and the clusters they got. */
+interface Placed {
+  readonly at: number;
+  readonly host: HostOffset;
+  readonly length: number;
+}
 
 /**
  * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that read as zeros. `start` is a multiple of
@@ -23,51 +36,50 @@ export async function preallocate(
   { signal, onProgress }: PartedJob,
 ): Promise<void> {
   const { image } = guest;
-  const { clusterSize, clusterBits, l2Coverage } = image.geometry;
+  const { clusterSize, l2Coverage } = image.geometry;
   const fileEnd = await image.dataStorage.size();
+  const tables = new NewTables(guest);
   let highest = 0;
   const stop = alignUp(end, clusterSize);
-  for (let at = start; at < stop;) {
-    signal?.throwIfAborted();
-    await image.committer.relieve();
-    // Tables first, so that they lie before the data they describe, as in images made by QEMU.
-    const tableEnd = Math.min(stop, at - (at % l2Coverage) + l2Coverage);
-    const part = mode === 'full' ? Math.min(tableEnd - at, fullChunkBytes) : tableEnd - at;
-    await image.mapping.ensureTables(guestOffset(at), part, image.allocator, image.committer);
-    const run = await place(guest, at, part / clusterSize);
-    const length = run.count * clusterSize;
-    await prepare(image.dataStorage, run.host, length, mode, fileEnd);
-    highest = Math.max(highest, run.host + length);
-    await image.mapping.modify(
-      guestOffset(at),
-      length,
-      image.allocator,
-      image.committer,
-      (table, from, bytes, guestAt) => {
-        const { l2Flags } = image.mapping;
-        native.l2SetData(table, l2Flags, clusterBits, from, bytes, run.host + (guestAt - at));
-        // The zeros in the file would be decrypted to noise.
-        if (guest.cipher !== null) native.l2SetZero(table, l2Flags, clusterBits, from, bytes, true);
-      },
-    );
-    at += length;
-    onProgress?.({ done: at - start, total: stop - start });
+  try {
+    for (let at = start; at < stop;) {
+      signal?.throwIfAborted();
+      await image.committer.relieve();
+      const tableEnd = Math.min(stop, alignDown(at, l2Coverage) + l2Coverage);
+      const isNew = mode !== 'full' && image.mapping.tableAt(Math.floor(at / l2Coverage)) === 0;
+      // Tables first, so that they lie before the data they describe, as in images made by QEMU.
+      if (isNew) await tables.begin(at);
+      const part = mode === 'full' ? Math.min(tableEnd - at, fullChunkBytes) : tableEnd - at;
+      if (!isNew) await image.mapping.ensureTables(guestOffset(at), part, image.allocator, image.committer);
+      for (const partEnd = at + part; at < partEnd;) {
+        const placed = await place(guest, at, partEnd - at);
+        await prepare(image.dataStorage, placed, mode, fileEnd);
+        highest = Math.max(highest, placed.host + placed.length);
+        if (isNew) tables.map(placed);
+        else await mapIn(guest, placed);
+        at += placed.length;
+      }
+      if (isNew) await tables.end();
+      onProgress?.({ done: at - start, total: stop - start });
+    }
+  } finally {
+    await tables.finish();
   }
   if (highest > (await image.dataStorage.size())) await image.dataStorage.truncate(highest);
   image.committer.dataWritten();
 }
 
-async function place(guest: GuestImage, at: number, count: number): Promise<{ host: number; count: number }> {
-  if (guest.image.hasDataFile) return { host: at, count };
-  const { first, count: got } = await guest.image.allocator.allocate(count);
-  return { host: hostOffset(first * guest.image.geometry.clusterSize), count: got };
+async function place({ image }: GuestImage, at: number, length: number): Promise<Placed> {
+  const { clusterSize } = image.geometry;
+  if (image.hasDataFile) return { at, host: hostOffset(at), length };
+  const { first, count } = await image.allocator.allocate(length / clusterSize);
+  return { at, host: hostOffset(first * clusterSize), length: count * clusterSize };
 }
 
 /** What is behind the end of the file reads as zeros once the file grows; what is before may be left from something else. */
 async function prepare(
   storage: Storage,
-  host: number,
-  length: number,
+  { host, length }: Placed,
   mode: Exclude<Preallocation, 'off'>,
   fileEnd: number,
 ): Promise<void> {
@@ -76,4 +88,106 @@ async function prepare(
   if (old > 0 && (await storage.punch?.(host, old)) !== true) await writeZeros(storage, host, old);
   if (mode === 'falloc' && (await storage.allocate?.(host, length)) !== true)
     await writeZeros(storage, host, length);
+}
+
+/** Maps what was placed in the range of an L2 table that is there. */
+function mapIn(guest: GuestImage, { at, host, length }: Placed): Promise<void> {
+  const { mapping, allocator, committer } = guest.image;
+  return mapping.modify(guestOffset(at), length, allocator, committer, (table, from, bytes, guestAt) =>
+    setEntries(guest, table, from, bytes, host + (guestAt - at)),
+  );
+}
+
+function setEntries(
+  { image, cipher }: GuestImage,
+  table: Uint8Array,
+  from: number,
+  bytes: number,
+  host: number,
+): void {
+  const { l2Flags } = image.mapping;
+  const { clusterBits } = image.geometry;
+  native.l2SetData(table, l2Flags, clusterBits, from, bytes, host);
+  // The zeros in the file would be decrypted to noise.
+  if (cipher !== null) native.l2SetZero(table, l2Flags, clusterBits, from, bytes, true);
+}
+
+interface NewTable {
+  /** Its L1 entry. */
+  readonly index: number;
+  readonly offset: HostOffset;
+  readonly bytes: Uint8Array;
+  readonly placed: Placed[];
+}
+
+/**
+ * L2 tables that are made as a whole: each is in the file before its L1 entry is set, so that none goes through the cache.
+ */
+class NewTables {
+  readonly #guest: GuestImage;
+  readonly #spare: Uint8Array[] = [];
+  #present: NewTable | undefined;
+  #inFlight: Promise<void>[] = [];
+
+  constructor(guest: GuestImage) {
+    this.#guest = guest;
+  }
+
+  /** Begins the table for guest offset `at`, which has none. */
+  async begin(at: number): Promise<void> {
+    const { allocator, geometry } = this.#guest.image;
+    const { first } = await allocator.allocate(1);
+    const bytes = this.#spare.pop()?.fill(0) ?? pageBytes(geometry.clusterSize);
+    const index = Math.floor(at / geometry.l2Coverage);
+    this.#present = { index, offset: hostOffset(first * geometry.clusterSize), bytes, placed: [] };
+  }
+
+  map(placed: Placed): void {
+    if (this.#present === undefined) return;
+    const from = placed.at % this.#guest.image.geometry.l2Coverage;
+    setEntries(this.#guest, this.#present.bytes, from, placed.length, placed.host);
+    this.#present.placed.push(placed);
+  }
+
+  /** The table is complete. */
+  async end(): Promise<void> {
+    if (this.#present === undefined) return;
+    this.#inFlight.push(this.#write(this.#present));
+    this.#present = undefined;
+    const { clusterSize } = this.#guest.image.geometry;
+    const most = Math.max(1, Math.min(maxTablesInFlight, maxTableBytes / clusterSize));
+    if (this.#inFlight.length >= most) await this.#settle();
+  }
+
+  /** Waits for all of them; gives back what was taken for one that was not completed. */
+  async finish(): Promise<void> {
+    if (this.#present !== undefined) this.#giveBack(this.#present);
+    await this.#settle();
+  }
+
+  #settle(): Promise<void> {
+    const inFlight = this.#inFlight;
+    this.#inFlight = [];
+    return settleAll(inFlight);
+  }
+
+  async #write(table: NewTable): Promise<void> {
+    const { storage, mapping, committer } = this.#guest.image;
+    try {
+      await storage.write(table.bytes, table.offset);
+    } catch (error) {
+      this.#giveBack(table);
+      throw error;
+    }
+    committer.dataWritten();
+    mapping.adoptTable(table.index, table.offset);
+    this.#spare.push(table.bytes);
+  }
+
+  #giveBack({ offset, placed }: NewTable): void {
+    const { committer, geometry, hasDataFile } = this.#guest.image;
+    committer.freeLater(offset, geometry.clusterSize, false);
+    if (hasDataFile) return;
+    for (const { host, length } of placed) committer.freeLater(host, length, false);
+  }
 }
