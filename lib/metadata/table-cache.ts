@@ -6,6 +6,9 @@ import { readExactly, type Storage } from '../storage/storage.js';
 /** Large tables are cached in pieces of at most this many bytes, so that a 2 MiB table costs no 2 MiB read. */
 const maxSliceSize = 64 * 1024;
 
+/** Slices that are looked at, at most, to make room for a new one: where most are dirty, there may be none to find. */
+const maxLooks = 16;
+
 /** Buffers that are kept to be used again. */
 const maxSpare = 64;
 
@@ -90,8 +93,8 @@ export class TableCache {
       const slice = new Slice(hostOffset(offset + at), table.subarray(at, at + this.sliceSize));
       this.#slices.set(slice.offset, slice);
       this.markDirty(slice, 0, slice.bytes.length);
+      this.#evict(maxLooks);
     }
-    this.#evict();
   }
 
   /** Forgets a table that no longer exists, dirty or not. */
@@ -156,7 +159,7 @@ export class TableCache {
       slice.pins--;
       if (this.#spare.length < maxSpare) this.#spare.push(new Uint8Array(bytes.buffer));
     }
-    this.#evict();
+    this.#evict(this.#slices.size * 2);
   }
 
   /** Makes pieces dirty again whose write failed or was not tried. */
@@ -188,7 +191,7 @@ export class TableCache {
       const slice = this.#slices.get(offset) ?? new Slice(offset, bytes);
       slice.pins += this.#loading.get(offset)?.waiters ?? 0;
       this.#slices.set(offset, slice);
-      this.#evict();
+      this.#evict(maxLooks);
       return slice;
     } finally {
       this.#loading.delete(offset);
@@ -196,8 +199,8 @@ export class TableCache {
   }
 
   /** Second chance: a slice used since the last pass is spared once. */
-  #evict(): void {
-    let chances = this.#slices.size * 2;
+  #evict(looks: number): void {
+    let chances = looks;
     for (const slice of this.#slices.values()) {
       if (this.#slices.size <= this.#maxSlices || chances-- <= 0) return;
       if (!slice.referenced && !this.#inUse(slice)) {

@@ -45,6 +45,15 @@ uint64_t bitmapOf(uint64_t allocated, uint64_t zero) { return allocated | zero <
 void l2SetData(const L2Format& format, MutableBytes table, GuestRange range, uint64_t host) {
   const MutableBytes entries = entriesOf(format, table, range);
   uint64_t place = host;
+  if (!format.extended) {
+    // Nothing of what was there before stays.
+    unsigned char* const end = entries.data() + entries.size();
+    for (unsigned char* at = entries.data() + (range.start >> format.clusterBits) * 8; at < end; at += 8) {
+      storeBig(at, place | kCopied);
+      place += format.clusterSize();
+    }
+    return;
+  }
   forEachEntry(format, range, [&](size_t index, uint32_t covered) {
     const bool compressed = (loadDescriptor(format, entries, index) & kCompressed) != 0;
     const uint64_t bitmap = compressed ? 0 : loadBitmap(format, entries, index);
