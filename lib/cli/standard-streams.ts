@@ -2,7 +2,6 @@
 import { createWriteStream } from 'node:fs';
 import { addAbortSignal, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { isatty } from 'node:tty';
 import { difference, openDisk, toQcow2Stream } from '../index.js';
 import type { CreateOptions, Disk, ImageFormat, ToQcow2StreamOptions } from '../index.js';
 import { BrokenPipe, Failure } from './failure.js';
@@ -25,6 +24,7 @@ const stdout = 1;
 
 /** @throws Failure for what a stream cannot be; BrokenPipe when nobody reads any more; errors of the source */
 export async function writeToStandardOutput(disk: Disk, request: StreamRequest): Promise<void> {
+  const { isatty } = await import('node:tty');
   if (isatty(stdout)) throw new Failure('Not writing an image to a terminal');
   const { backing } = request.create;
   const base = backing === undefined ? null : await openBase(backing);

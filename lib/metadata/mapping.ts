@@ -130,6 +130,12 @@ export class Mapping {
     return guestOffset(at);
   }
 
+  /** Reads the part of an L2 table in which {@link visitCached} looks for `at`, where there is one. */
+  async load(at: GuestOffset): Promise<void> {
+    const table = this.tableAt(Math.floor(at / this.#geometry.l2Coverage));
+    if (table > 0) await this.cache.use(this.#sliceOffset(hostOffset(table), at), () => undefined);
+  }
+
   #flagsFor(splitCopied: boolean): number {
     return splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
   }

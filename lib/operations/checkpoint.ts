@@ -2,7 +2,6 @@
  * Going on with a long copy after a crash: from where everything before is durable, if what is copied has not changed since, and
  * the target is the one that has what was copied.
  */
-import { createHash } from 'node:crypto';
 import type { Disk } from '../disk.js';
 import { invalidArgType, invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import type { Storage } from '../storage/storage.js';
@@ -136,6 +135,7 @@ async function samplePlaces(target: Disk, end: number): Promise<number[]> {
 
 /** Places and a hash of what is there: `PLACE,PLACE,...:SHA-256`. What is past the end of the target counts as nothing. */
 async function digestOf(target: Disk, places: readonly number[]): Promise<string> {
+  const { createHash } = await import('node:crypto');
   const hash = createHash('sha256');
   for (const place of places) {
     const bytes = new Uint8Array(Math.min(sampleBytes, Math.max(0, target.size - place)));

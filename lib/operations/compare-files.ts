@@ -6,6 +6,7 @@ import { pageBytes } from '../storage/page-bytes.js';
 import type { FilePlan } from './file-plan.js';
 import { withDescriptors } from './plain-file.js';
 import { RowTable } from './row-table.js';
+import { UnitRows } from './unit-rows.js';
 
 const noRows = new Float64Array(0);
 const maxWorkers = 4;
@@ -22,7 +23,8 @@ export interface Compared {
 /** One unit after the other of both disks, as native jobs take them. */
 interface Batch {
   readonly end: number;
-  readonly ranges: Range[];
+  /** Where each of the units begins, and behind each where it ends. */
+  readonly ranges: Float64Array;
   readonly units: Float64Array;
   readonly pieces: Float64Array;
 }
@@ -69,7 +71,7 @@ export class FileComparison {
     try {
       return await this.#planUnits(start, end);
     } catch {
-      return { end, ranges: [{ start, end }], units: noRows, pieces: noRows };
+      return { end, ranges: Float64Array.of(start, end), units: noRows, pieces: noRows };
     }
   }
 
@@ -77,37 +79,101 @@ export class FileComparison {
     return this.#withFiles(async (fds) => {
       const ofA = fds.slice(0, this.#a.files.length);
       const ofB = fds.slice(this.#a.files.length);
-      const ranges: Range[] = [];
-      const units = new RowTable(comparisonStride);
-      const pieces = new RowTable(transferStride.piece);
-      let at = start;
-      while (at < end && units.count < maxUnits && pieces.count < maxPieces) {
-        at = Math.min(this.#a.skip(at, ofA), this.#b.skip(at, ofB), end);
-        const stop = Math.min(at - (at % this.#unit) + this.#unit, end);
-        if (at >= stop) break;
-        const before = pieces.count;
-        await this.#a.planUnit(pieces, at, stop, ofA);
-        const between = pieces.count;
-        await this.#b.planUnit(pieces, at, stop, ofB, ofA.length);
-        if (pieces.count > before) {
-          ranges.push({ start: at, end: stop });
-          units.add(stop - at, between - before, pieces.count - between);
-        }
-        at = stop;
+      const rows = new ComparedRows(start);
+      const nextStored = (at: number): number => Math.min(this.#a.skip(at, ofA), this.#b.skip(at, ofB), end);
+      let at = nextStored(start);
+      while (at < end && rows.count < maxUnits && rows.pieces.count < maxPieces) {
+        const inA = new UnitRows(this.#unit, end);
+        const inB = new UnitRows(this.#unit, end, ofA.length);
+        const done = Math.max(
+          await this.#a.planWindow(inA, at, end, ofA),
+          await this.#b.planWindow(inB, at, end, ofB),
+        );
+        rows.add(inA, inB);
+        at = nextStored(done);
       }
-      return { end: at, ranges, units: units.rows, pieces: pieces.rows };
+      return { end: at, ranges: rows.ranges.rows, units: rows.units.rows, pieces: rows.pieces.rows };
     });
   }
 
   async #run({ end, ranges, units, pieces }: Batch): Promise<Compared> {
-    if (units.length === 0) return { end, suspects: ranges };
-    const differs = new Uint8Array(ranges.length);
-    const isUnfit = await this.#withFiles(async (fds) => {
-      const files = Float64Array.from(fds);
-      const work = native.comparePieces(files, units, pieces, this.#scratch, differs, this.#workers);
-      const results = await Promise.allSettled(work);
-      return results.some((result) => result.status === 'rejected' || result.value === -1);
-    });
-    return { end, suspects: ranges.filter((_, index) => isUnfit || differs[index] === 1) };
+    const count = ranges.length / 2;
+    const differs = new Uint8Array(count);
+    const isUnfit =
+      units.length === 0 ||
+      (await this.#withFiles(async (fds) => {
+        const files = Float64Array.from(fds);
+        const work = native.comparePieces(files, units, pieces, this.#scratch, differs, this.#workers);
+        const results = await Promise.allSettled(work);
+        return results.some((result) => result.status === 'rejected' || result.value === -1);
+      }));
+    const suspects: Range[] = [];
+    for (let i = 0; i < count; i++) {
+      if (!isUnfit && differs[i] !== 1) continue;
+      suspects.push({ start: ranges[2 * i] ?? 0, end: ranges[2 * i + 1] ?? 0 });
+    }
+    return { end, suspects };
+  }
+}
+
+/** The units of two disks side by side. */
+class ComparedRows {
+  readonly ranges = new RowTable(2);
+  readonly units = new RowTable(comparisonStride);
+  readonly pieces = new RowTable(transferStride.piece);
+
+  readonly #start: number;
+
+  /** @param start where the first unit is cut, bytes */
+  constructor(start: number) {
+    this.#start = start;
+  }
+
+  get count(): number {
+    return this.units.count;
+  }
+
+  /** Adds units that follow on those before. */
+  add(a: UnitRows, b: UnitRows): void {
+    const inA = new UnitCursor(a);
+    const inB = new UnitCursor(b);
+    for (let at = Math.min(inA.start, inB.start); at < Infinity; at = Math.min(inA.start, inB.start)) {
+      const length = inA.start === at ? inA.length : inB.length;
+      this.ranges.add(Math.max(at, this.#start), at + length);
+      this.units.add(length, inA.take(at, this.pieces), inB.take(at, this.pieces));
+    }
+  }
+}
+
+/** Goes through the units of one disk. */
+class UnitCursor {
+  readonly #units: Float64Array;
+  readonly #pieces: Float64Array;
+  #unit = 0;
+  #piece = 0;
+
+  constructor({ units, pieces }: UnitRows) {
+    this.#units = units.rows;
+    this.#pieces = pieces.rows;
+  }
+
+  /** Where the next unit begins; Infinity behind the last. */
+  get start(): number {
+    return this.#units[this.#unit] ?? Infinity;
+  }
+
+  get length(): number {
+    return this.#units[this.#unit + 1] ?? 0;
+  }
+
+  /** Moves the pieces of the unit that begins at `at` over to `pieces`; returns how many they are. */
+  take(at: number, pieces: RowTable): number {
+    if (this.start !== at) return 0;
+    const count = this.#units[this.#unit + 2] ?? 0;
+    const end = this.#piece + count * transferStride.piece;
+    pieces.append(this.#pieces.subarray(this.#piece, end));
+    this.#piece = end;
+    this.#unit += transferStride.unit;
+    return count;
   }
 }

@@ -1,8 +1,7 @@
 /** Cuts the planned copying of a disk into batches, each of which one native job does. */
-import { transferStride } from '../native.js';
 import type { FilePlan } from './file-plan.js';
 import { withDescriptors, type PlainFile } from './plain-file.js';
-import { RowTable } from './row-table.js';
+import { UnitRows } from './unit-rows.js';
 
 /** Units of the disk that have something to read, as {@link NativeCore.transfer} takes them. */
 export interface Batch {
@@ -15,7 +14,7 @@ export interface Batch {
   readonly files: readonly PlainFile[];
 }
 
-/** Of a batch; its last unit may bring some more. */
+/** Of a batch; its last window may bring some more. */
 const maxPieces = 16 * 1024;
 /** Bytes of the first batch, so that copying begins early. Each one after it is twice as long, up to what is asked for. */
 const firstBatch = 16 * 1024 * 1024;
@@ -41,15 +40,12 @@ async function planBatch(
   bytes: number,
   fds: readonly number[],
 ): Promise<Batch> {
-  const units = new RowTable(transferStride.unit);
-  const pieces = new RowTable(transferStride.piece);
+  const rows = new UnitRows(unit, plan.size);
   let at = Math.min(plan.skip(start, fds), plan.size);
-  while (at < plan.size && units.count * unit < bytes && pieces.count < maxPieces) {
-    const end = Math.min(at + unit, plan.size);
-    const before = pieces.count;
-    await plan.planUnit(pieces, at, end, fds);
-    if (pieces.count > before) units.add(at, end - at, pieces.count - before);
-    at = Math.min(plan.skip(end, fds), plan.size);
+  while (at < plan.size && rows.units.count * unit < bytes && rows.pieces.count < maxPieces) {
+    const done = await plan.planWindow(rows, at, plan.size, fds);
+    at = Math.min(plan.skip(done, fds), plan.size);
   }
+  const { units, pieces } = rows;
   return { done: at, isLast: at >= plan.size, units: units.rows, pieces: pieces.rows, files: plan.files };
 }

@@ -22,7 +22,6 @@ import { headerLengthV2, headerLengthV3, type CryptMethod } from '../format/head
 import type { Header } from '../format/header.js';
 import { encodeName } from '../format/text.js';
 import { hostOffset } from '../format/units.js';
-import { createLuksHeader } from '../io/encryption/luks-create.js';
 import type { Image } from '../metadata/image.js';
 import { native } from '../native.js';
 import type { CreateOptions } from '../options.js';
@@ -154,6 +153,8 @@ export async function writeEmptyImage(storage: Storage, layout: Layout): Promise
 export async function writeEncryption(image: Image, { options }: Layout): Promise<EncryptionPointer | null> {
   if (options.encryption === undefined) return null;
   const { clusterSize } = image.geometry;
+  // Most images have no encryption, and `node:crypto` takes long to load.
+  const { createLuksHeader } = await import('../io/encryption/luks-create.js');
   const { headerArea, masterKey } = await createLuksHeader(options.encryption);
   masterKey.fill(0);
   const clusters = Math.ceil(headerArea.length / clusterSize);

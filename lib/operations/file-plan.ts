@@ -2,30 +2,37 @@
 import type { Disk } from '../disk.js';
 import { alignDown, guestOffset } from '../format/units.js';
 import { codecs } from '../io/codec.js';
+import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { checkPlace } from '../io/read.js';
 import { invalidRun } from '../metadata/run.js';
 import { native, OsResult, RunKind } from '../native.js';
 import { layersOf } from './layers.js';
 import { isPlainFile, type PlainFile } from './plain-file.js';
-import type { RowTable } from './row-table.js';
+import type { UnitRows } from './unit-rows.js';
 
 interface FileLayer {
   readonly file: PlainFile;
   readonly size: number;
   readonly guest: GuestImage | null;
+  /** Of a raw layer. */
+  data: Stretch;
 }
 
-/** A unit being planned. */
+/** Data that was looked for from `from` on: it may begin and end far behind what is being planned. */
+interface Stretch extends Range {
+  readonly from: number;
+}
+
+/** A range being planned. */
 interface Planning {
-  readonly pieces: RowTable;
+  readonly units: UnitRows;
   readonly fds: readonly number[];
-  readonly firstFile: number;
-  /** Where the unit begins. */
-  readonly base: number;
+  /** Told of the layer that has a table which is not in memory. */
+  missing: GuestImage | null;
 }
 
-/** What is skipped at once where nothing is stored; a multiple of every unit. */
+/** What is planned, or skipped where nothing is stored, at once: a multiple of every unit. */
 const windowBytes = 16 * 1024 * 1024;
 
 export class FilePlan {
@@ -54,25 +61,25 @@ export class FilePlan {
       if (guest !== null && guest.image.geometry.clusterSize > unit) return null;
       // What is behind the last layer known is no file of this package's.
       if (files.length + 1 === layers.length && (guest?.backing ?? null) !== null) return null;
-      files.push({ file: dataStorage, size, guest });
+      files.push({ file: dataStorage, size, guest, data: { from: 0, start: 0, end: 0 } });
     }
     return files.length === 0 ? null : new FilePlan(files, disk.size);
   }
 
   /**
-   * Adds the pieces of [start, end), a unit or less, to `pieces`, as {@link NativeCore.transfer} takes them.
+   * Plans the pieces from `start` up to `end`, or to the end of the window that `start` is in, and adds them to `units`.
    * @param fds of {@link files}
-   * @param firstFile what the index of the first of the files is to be
+   * @returns how far it came
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` for entries that no guest read may follow
    */
-  async planUnit(
-    pieces: RowTable,
-    start: number,
-    end: number,
-    fds: readonly number[],
-    firstFile = 0,
-  ): Promise<void> {
-    await this.#planRange({ pieces, fds, firstFile, base: start }, 0, start, end);
+  async planWindow(units: UnitRows, start: number, end: number, fds: readonly number[]): Promise<number> {
+    const stop = Math.min(end, this.size, alignDown(start, windowBytes) + windowBytes);
+    const context: Planning = { units, fds, missing: null };
+    for (let at = start; at < stop;) {
+      at = this.#planLayer(context, 0, at, stop);
+      if (at < stop) await context.missing?.image.mapping.load(guestOffset(at));
+    }
+    return stop;
   }
 
   /** The next position that may have something stored, by windows; Infinity when there is none. */
@@ -91,72 +98,89 @@ export class FilePlan {
     return next === Infinity ? next : Math.max(at, alignDown(next, windowBytes));
   }
 
-  async #planRange(context: Planning, index: number, start: number, end: number): Promise<void> {
+  /**
+   * Plans what a layer and those below it have in [start, end), in the order of the disk, as far as their tables are in memory;
+   * returns where the first one is missing, or `end`.
+   */
+  #planLayer(context: Planning, index: number, start: number, end: number): number {
     const layer = this.#layers[index];
-    if (layer === undefined) return;
+    if (layer === undefined) return end;
     const stop = Math.min(end, layer.size);
-    if (start >= stop) return;
-    if (layer.guest === null) planRaw(context, index, start, stop);
-    else await this.#planImage(context, layer.guest, index, start, stop);
+    if (start >= stop) return end;
+    const { guest } = layer;
+    if (guest === null) planRaw(context, layer, index, start, stop);
+    else {
+      const done = this.#planImage(context, guest, index, start, stop);
+      if (done < stop) return done;
+    }
+    return end;
   }
 
-  async #planImage(
-    context: Planning,
-    guest: GuestImage,
-    index: number,
-    start: number,
-    end: number,
-  ): Promise<void> {
-    const { pieces, firstFile, base } = context;
-    const below: number[] = [];
+  #planImage(context: Planning, guest: GuestImage, index: number, start: number, end: number): number {
+    const { units } = context;
     const { clusterSize } = guest.image.geometry;
     const { codec } = codecs[guest.image.header.compressionType];
-    await guest.image.mapping.visit(guestOffset(start), end, false, (kind, at, length, host, aux) => {
-      switch (kind) {
-        case RunKind.data:
-          checkPlace(guest, at, host, length);
-          addPlain(context, index, host, length, at);
-          break;
-        case RunKind.compressed: {
-          const skip = at % clusterSize;
-          checkPlace(guest, guestOffset(at - skip), host, aux);
-          pieces.add(firstFile + index, host, aux, at - base, length, clusterSize, skip, codec);
-          break;
+    let planned = end;
+    const found = guest.image.mapping.visitCached(
+      guestOffset(start),
+      end,
+      false,
+      (kind, at, length, host, aux) => {
+        // Behind a table that is missing further down nothing is planned yet.
+        if (at >= planned) return;
+        switch (kind) {
+          case RunKind.data:
+            checkPlace(guest, at, host, length);
+            units.addPlain(index, host, at, length);
+            break;
+          case RunKind.compressed: {
+            const skip = at % clusterSize;
+            checkPlace(guest, guestOffset(at - skip), host, aux);
+            units.addCompressed(index, host, aux, at, length, clusterSize, skip, codec);
+            break;
+          }
+          case RunKind.unallocated:
+          case RunKind.unallocatedInCluster: {
+            const done = this.#planLayer(context, index + 1, at, at + length);
+            if (done < at + length) planned = done;
+            break;
+          }
+          case RunKind.zero:
+          case RunKind.zeroAllocated:
+            break;
+          case RunKind.invalid:
+            throw invalidRun(at, aux);
         }
-        case RunKind.unallocated:
-        case RunKind.unallocatedInCluster:
-          below.push(at, at + length);
-          break;
-        case RunKind.zero:
-        case RunKind.zeroAllocated:
-          break;
-        case RunKind.invalid:
-          throw invalidRun(at, aux);
-      }
-    });
-    for (let i = 0; i < below.length; i += 2) {
-      await this.#planRange(context, index + 1, below[i] ?? 0, below[i + 1] ?? 0);
-    }
+      },
+    );
+    if (planned <= found) return planned;
+    context.missing = guest;
+    return found;
   }
 }
 
-function planRaw(context: Planning, index: number, start: number, end: number): void {
-  const fd = context.fds[index] ?? -1;
-  for (let at = nextData(fd, start, end); at < end;) {
-    const hole = Math.min(nextHole(fd, at, end), end);
-    addPlain(context, index, at, hole - at, at);
-    at = nextData(fd, hole, end);
-  }
-}
-
-function addPlain(
-  { pieces, firstFile, base }: Planning,
+function planRaw(
+  { units, fds }: Planning,
+  layer: FileLayer,
   index: number,
-  position: number,
-  length: number,
-  at: number,
+  start: number,
+  end: number,
 ): void {
-  pieces.add(firstFile + index, position, length, at - base, length, 0, 0, 0);
+  for (let at = start; at < end; at = layer.data.end) {
+    if (at < layer.data.from || at >= layer.data.end) {
+      layer.data = stretchFrom(fds[index] ?? -1, at, layer.size);
+    }
+    const from = Math.max(at, layer.data.start);
+    const to = Math.min(end, layer.data.end);
+    if (from < to) units.addPlain(index, from, from, to - from);
+  }
+}
+
+/** Longer than nothing, even where the file is changed meanwhile. */
+function stretchFrom(fd: number, from: number, size: number): Stretch {
+  const start = nextData(fd, from, size);
+  const end = start < size ? Math.max(nextHole(fd, start), start + 1) : size;
+  return { from, start, end: Math.min(end, size) };
 }
 
 /** Where the file system does not tell holes, all is data. */
@@ -167,7 +191,7 @@ function nextData(fd: number, at: number, end: number): number {
   return found === OsResult.nothing ? end : found;
 }
 
-function nextHole(fd: number, at: number, end: number): number {
+function nextHole(fd: number, at: number): number {
   const found = native.seekHole(fd, at);
-  return found < 0 ? end : found;
+  return found < 0 ? Infinity : found;
 }

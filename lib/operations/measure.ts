@@ -9,7 +9,6 @@ import {
   type Geometry,
 } from '../format/geometry.js';
 import { alignUp, toBytes } from '../format/units.js';
-import { luksAreaSize } from '../io/encryption/luks-create.js';
 import type { CipherNames } from '../io/encryption/algorithms.js';
 import type { CreateOptions, ImageFormat } from '../options.js';
 import { planLayout } from './create.js';
@@ -73,7 +72,7 @@ export async function measure(source: Disk | EmptyDisk, options: MeasureOptions 
   const { encryption, ...create } = options;
   const layout = planLayout(create);
   const shape = geometry(layout.clusterBits, layout.refcountOrder, options.extendedL2 ?? false);
-  const allocated = fullSize(size, shape) + encryptionSize(encryption, shape);
+  const allocated = fullSize(size, shape) + (await encryptionSize(encryption, shape));
   const disk = alignUp(size, shape.clusterSize);
   const stored = await storedBytes(source, size, options, shape);
   return {
@@ -120,8 +119,10 @@ function tooLarge(size: number, what: string, limit: number, { clusterSize }: Ge
   );
 }
 
-function encryptionSize(names: CipherNames | undefined, { clusterSize }: Geometry): number {
-  return names === undefined ? 0 : alignUp(luksAreaSize(names), clusterSize);
+async function encryptionSize(names: CipherNames | undefined, { clusterSize }: Geometry): Promise<number> {
+  if (names === undefined) return 0;
+  const { luksAreaSize } = await import('../io/encryption/luks-create.js');
+  return alignUp(luksAreaSize(names), clusterSize);
 }
 
 /** Bytes of the host clusters that the source's data needs. */

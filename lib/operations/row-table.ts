@@ -23,13 +23,13 @@ export class RowTable {
   }
 
   /** Adds a row: eight numbers at most, of which those that a row has count. */
-  add(a: number, b: number, c: number, d = 0, e = 0, f = 0, g = 0, h = 0): void {
+  add(a: number, b: number, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0): void {
     if (this.#length + this.#stride > this.#numbers.length) this.#grow();
     const numbers = this.#numbers;
     const at = this.#length;
     numbers[at] = a;
     numbers[at + 1] = b;
-    numbers[at + 2] = c;
+    if (this.#stride > 2) numbers[at + 2] = c;
     if (this.#stride > 3) {
       numbers[at + 3] = d;
       numbers[at + 4] = e;
@@ -38,6 +38,19 @@ export class RowTable {
       numbers[at + 7] = h;
     }
     this.#length += this.#stride;
+  }
+
+  /** Adds 1 to a number of the last row. */
+  increment(column: number): void {
+    const at = this.#length - this.#stride + column;
+    this.#numbers[at] = (this.#numbers[at] ?? 0) + 1;
+  }
+
+  /** Adds rows of another table of the same kind. */
+  append(rows: Float64Array): void {
+    while (this.#length + rows.length > this.#numbers.length) this.#grow();
+    this.#numbers.set(rows, this.#length);
+    this.#length += rows.length;
   }
 
   #grow(): void {

@@ -1,5 +1,4 @@
 /** A store for what is thrown away when it is closed: bounded, and never flushed. */
-import { mkdtemp, rm, statfs } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { FileStorage } from './file.js';
@@ -37,6 +36,7 @@ export class ScratchStorage implements Storage {
     if (memory) {
       return new ScratchStorage(new MemoryStorage(), maxBytes ?? defaultMemoryBytes, () => Promise.resolve());
     }
+    const { mkdtemp, rm, statfs } = await import('node:fs/promises');
     const own = await mkdtemp(join(directory, 'qcow2-scratch-'));
     const remove = (): Promise<void> => rm(own, { recursive: true, force: true });
     try {

@@ -1,6 +1,4 @@
 /** Bytes of a stream that are put aside until it is known what they are: in memory first, then in a temporary file. */
-import { randomUUID } from 'node:crypto';
-import { unlink } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Qcow2Error } from '../errors.js';
@@ -88,7 +86,8 @@ export class Spool {
   async close(): Promise<void> {
     await this.#file?.close();
     // Where an open file cannot be removed.
-    if (this.#path !== null) await unlink(this.#path).catch(() => undefined);
+    if (this.#path !== null)
+      await (await import('node:fs/promises')).unlink(this.#path).catch(() => undefined);
   }
 
   #find(position: number): Kept | undefined {
@@ -104,6 +103,10 @@ export class Spool {
   }
 
   async #openFile(): Promise<FileStorage> {
+    const [{ randomUUID }, { unlink }] = await Promise.all([
+      import('node:crypto'),
+      import('node:fs/promises'),
+    ]);
     const path = join(this.#directory, `qcow2-spool-${randomUUID()}`);
     const file = await FileStorage.open(path, { mode: 'create', lock: false });
     // Without a name it is gone with the process, however that ends.

@@ -42,7 +42,9 @@ bool Comparison::fill(const ComparedUnit& unit, size_t first, size_t count, Piec
                       MutableBytes& buffer) {
   buffer = buffer.subspan(0, count == 0 ? 0 : unit.length);
   if (count == 0) return true;
-  const Filled filled = reader.fill(pieces_.data() + first, count, buffer);
+  // As one block, all of it is filled.
+  std::vector<UnitRange> covered;
+  const Filled filled = reader.fill(pieces_.data() + first, count, buffer, unit.length, covered);
   if (filled.isWhole()) return true;
   const std::lock_guard<std::mutex> guard(mutex_);
   if (!stopped_) {

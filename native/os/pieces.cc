@@ -13,7 +13,12 @@
 namespace qcow2 {
 namespace {
 
-void clear(MutableBytes bytes) { std::memset(bytes.data(), 0, bytes.size()); }
+void clear(MutableBytes buffer, size_t start, size_t end) {
+  if (end > start) std::memset(buffer.data() + start, 0, end - start);
+}
+
+size_t blockStart(size_t offset, size_t block) { return offset / block * block; }
+size_t blockEnd(size_t offset, size_t block) { return blockStart(offset + block - 1, block); }
 
 const Filled kWhole = {OsResult::done(), false};
 const Filled kDamaged = {OsResult::done(), true};
@@ -76,17 +81,30 @@ void sortPieces(std::vector<Piece>& pieces, size_t first, size_t count) {
             [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
 }
 
-Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer) {
+Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer, size_t block,
+                         std::vector<UnitRange>& covered) {
+  covered.clear();
   size_t filled = 0;
   for (size_t i = 0; i < count; ++i) {
     const Piece& piece = pieces[i];
-    if (piece.offset > filled) clear(buffer.subspan(filled, piece.offset - filled));
+    const size_t whole = blockEnd(filled, block);
+    const size_t start = blockStart(piece.offset, block);
+    if (covered.empty() || start > whole) {
+      clear(buffer, filled, whole);
+      clear(buffer, start, piece.offset);
+      if (!covered.empty()) covered.back().end = whole;
+      covered.push_back({start, start});
+    } else {
+      clear(buffer, filled, piece.offset);
+    }
     filled = std::max(filled, piece.offset + piece.length);
     const MutableBytes out = buffer.subspan(piece.offset, piece.length);
     const Filled result = piece.cluster_size == 0 ? read(piece, out) : decode(piece, out);
     if (!result.isWhole()) return result;
   }
-  if (filled < buffer.size()) clear(buffer.subspan(filled, buffer.size() - filled));
+  const size_t whole = blockEnd(filled, block);
+  clear(buffer, filled, whole);
+  if (!covered.empty()) covered.back().end = whole;
   return kWhole;
 }
 

@@ -36,13 +36,20 @@ struct Filled {
   bool isWhole() const { return !damaged && result.kind == OsResult::Kind::kDone; }
 };
 
+// Bytes [start, end) of a unit.
+struct UnitRange {
+  size_t start;
+  size_t end;
+};
+
 // Reads units, one after the other; each thread has one of its own.
 class PieceReader {
  public:
   explicit PieceReader(CodecContext& codec) : codec_(codec) {}
 
-  // Fills `buffer` with what the pieces bring, which are in the order of their offsets, and with zeros elsewhere.
-  Filled fill(const Piece* pieces, size_t count, MutableBytes buffer);
+  // Fills `buffer`, whole blocks, with what the pieces bring, which are in the order of their offsets, and with zeros
+  // in what they leave of a block. Blocks of which they bring nothing are left as they are: `covered` gets all others.
+  Filled fill(const Piece* pieces, size_t count, MutableBytes buffer, size_t block, std::vector<UnitRange>& covered);
 
  private:
   Filled read(const Piece& piece, MutableBytes out);

@@ -22,18 +22,6 @@ TransferPlan inOrder(TransferPlan plan) {
 
 size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / block * block; }
 
-// The first run is data, then they alternate.
-template <typename Do>
-bool forEachDataRun(const std::vector<double>& ends, size_t runs, Do work) {
-  size_t start = 0;
-  for (size_t i = 0; i < runs; ++i) {
-    const auto end = static_cast<size_t>(ends[i]);
-    if (i % 2 == 0 && end > start && !work(start, end)) return false;
-    start = end;
-  }
-  return true;
-}
-
 }  // namespace
 
 Transfer::Transfer(TransferPlan plan)
@@ -43,8 +31,7 @@ Transfer::Transfer(TransferPlan plan)
 
 void Transfer::run(MutableBytes buffer, MutableBytes streams, CodecContext& codec) {
   PieceReader reader(codec);
-  Desk desk = {buffer, streams, {}, {}, {}};
-  desk.ends.resize(buffer.size() / plan_.granularity + 2);
+  Desk desk = {buffer, streams, {}, {}, {}, {}};
   for (;;) {
     size_t index;
     {
@@ -54,27 +41,40 @@ void Transfer::run(MutableBytes buffer, MutableBytes streams, CodecContext& code
     }
     const TransferUnit& unit = plan_.units[index];
     if (!fill(unit, reader, desk)) return;
-    const size_t runs = zeroRuns(buffer.subspan(0, unit.length), plan_.granularity,
-                                 Span<double>(desk.ends.data(), desk.ends.size()));
-    if (plan_.placing == Placing::kCompressed && !encode(runs, codec, desk)) return;
-    if (!place(index, runs, desk) || !store(desk)) return;
+    findRuns(unit, desk);
+    if (plan_.placing == Placing::kCompressed && !encode(codec, desk)) return;
+    if (!place(index, desk) || !store(desk)) return;
   }
 }
 
 // Past the end of the disk the last block is written with zeros.
 bool Transfer::fill(const TransferUnit& unit, PieceReader& reader, Desk& desk) {
   const MutableBytes whole = desk.data.subspan(0, wholeBlocks(unit.length, plan_.granularity));
-  const Filled filled = reader.fill(plan_.pieces.data() + unit.first_piece, unit.pieces, whole);
+  const Filled filled =
+      reader.fill(plan_.pieces.data() + unit.first_piece, unit.pieces, whole, plan_.granularity, desk.covered);
   if (!filled.isWhole()) fail(filled.result, filled.damaged);
   return filled.isWhole();
 }
 
-bool Transfer::encode(size_t runs, CodecContext& codec, Desk& desk) {
+void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
+  desk.runs.clear();
+  for (const UnitRange& range : desk.covered) {
+    bool in_zeros = true;
+    for (size_t at = range.start; at < range.end; at += plan_.granularity) {
+      const bool zero = isZero(desk.data.subspan(at, plan_.granularity));
+      if (!zero && in_zeros) desk.runs.push_back({at, at});
+      if (!zero) desk.runs.back().end = std::min(at + plan_.granularity, unit.length);
+      in_zeros = zero;
+    }
+  }
+}
+
+bool Transfer::encode(CodecContext& codec, Desk& desk) {
   const size_t block = plan_.granularity;
   size_t used = 0;
   desk.lengths.clear();
-  return forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
-    for (size_t at = start; at < end; at += block) {
+  for (const UnitRange& run : desk.runs) {
+    for (size_t at = run.start; at < run.end; at += block) {
       const size_t length = codec.encode(plan_.codec, plan_.level, desk.data.subspan(at, block),
                                          desk.streams.subspan(used, block - 1));
       if (length == kEncodeFailed) {
@@ -84,33 +84,38 @@ bool Transfer::encode(size_t runs, CodecContext& codec, Desk& desk) {
       desk.lengths.push_back(length);
       used += length;
     }
-    return true;
-  });
+  }
+  return true;
 }
 
-bool Transfer::place(size_t index, size_t runs, Desk& desk) {
+bool Transfer::place(size_t index, Desk& desk) {
   desk.writes.clear();
   const TransferUnit& unit = plan_.units[index];
   if (plan_.placing == Placing::kSame) {
-    return forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
+    for (const UnitRange& run : desk.runs) {
       desk.writes.push_back(
-          {desk.data.subspan(start, end - start), unit.guest + static_cast<int64_t>(start)});
-      return true;
-    });
+          {desk.data.subspan(run.start, run.end - run.start), unit.guest + static_cast<int64_t>(run.start)});
+    }
+    return true;
   }
   std::unique_lock<std::mutex> lock(mutex_);
   turn_changed_.wait(lock, [&] { return turn_ == index || stopped_; });
   if (stopped_) return false;
-  size_t block = 0;
-  size_t used = 0;
-  // The binding has seen to it that there is room for everything.
-  const bool done = forEachDataRun(desk.ends, runs, [&](size_t start, size_t end) {
-    const MutableBytes run = desk.data.subspan(start, wholeBlocks(end - start, plan_.granularity));
-    return placeRun(unit.guest + static_cast<int64_t>(start), run, desk, block, used);
-  });
+  const bool done = placeRuns(unit, desk);
   turn_ = index + 1;
   turn_changed_.notify_all();
   return done;
+}
+
+// The binding has seen to it that there is room for everything.
+bool Transfer::placeRuns(const TransferUnit& unit, Desk& desk) {
+  size_t block = 0;
+  size_t used = 0;
+  for (const UnitRange& run : desk.runs) {
+    const MutableBytes whole = desk.data.subspan(run.start, wholeBlocks(run.end - run.start, plan_.granularity));
+    if (!placeRun(unit.guest + static_cast<int64_t>(run.start), whole, desk, block, used)) return false;
+  }
+  return true;
 }
 
 // `block` and `used` are how many blocks of the unit, and bytes of its streams, came before.

@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <mutex>
-#include <utility>
 #include <vector>
 
 #include "core/codec.h"
@@ -86,16 +85,20 @@ class Transfer {
   struct Desk {
     MutableBytes data;
     MutableBytes streams;
-    std::vector<double> ends;
+    // What was read, and what of that is no zeros: all begin with a block.
+    std::vector<UnitRange> covered;
+    std::vector<UnitRange> runs;
     // For each block of data its length as a stream, 0 where it gets no shorter.
     std::vector<size_t> lengths;
     std::vector<Write> writes;
   };
 
   bool fill(const TransferUnit& unit, PieceReader& reader, Desk& desk);
-  bool encode(size_t runs, CodecContext& codec, Desk& desk);
+  void findRuns(const TransferUnit& unit, Desk& desk) const;
+  bool encode(CodecContext& codec, Desk& desk);
   // Plans the writes of a unit; in the order of the units, unless everything has its place.
-  bool place(size_t index, size_t runs, Desk& desk);
+  bool place(size_t index, Desk& desk);
+  bool placeRuns(const TransferUnit& unit, Desk& desk);
   bool placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& block, size_t& used);
   bool placeBlocks(int64_t guest, MutableBytes run, Desk& desk);
   void note(const Placed& placed);
