@@ -1,5 +1,5 @@
 /** `-` in place of a file name: `convert` writes an image to standard output, or reads one from standard input. */
-import { createWriteStream } from 'node:fs';
+import { createReadStream, createWriteStream, fstatSync } from 'node:fs';
 import { addAbortSignal, type Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { difference, openDisk, toQcow2Stream } from '../index.js';
@@ -20,7 +20,10 @@ export interface StreamRequest {
   readonly signal: AbortSignal;
 }
 
+const stdin = 0;
 const stdout = 1;
+/** A file comes in larger pieces than the process's own stream takes, bytes. */
+const pieceBytes = 1024 * 1024;
 
 /** @throws Failure for what a stream cannot be; BrokenPipe when nobody reads any more; errors of the source */
 export async function writeToStandardOutput(disk: Disk, request: StreamRequest): Promise<void> {
@@ -43,7 +46,10 @@ export async function writeToStandardOutput(disk: Disk, request: StreamRequest):
 
 /** Ends with the signal at once, also where it waits for a pipe, which a stream of node:fs would go on doing. */
 export function standardInput(signal?: AbortSignal): Readable {
-  return signal === undefined ? process.stdin : addAbortSignal(signal, process.stdin);
+  const input = fstatSync(stdin).isFile()
+    ? createReadStream('', { fd: stdin, autoClose: false, highWaterMark: pieceBytes })
+    : process.stdin;
+  return signal === undefined ? input : addAbortSignal(signal, input);
 }
 
 async function openBase({ name, format }: NonNullable<CreateOptions['backing']>): Promise<Disk> {

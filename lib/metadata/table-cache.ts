@@ -51,7 +51,7 @@ export class TableCache {
   readonly #slices = new Map<number, Slice>();
   readonly #loading = new Map<number, Loading>();
   readonly #dirty = new Set<Slice>();
-  /** Memory of pieces that were written, each as long as a slice: fresh memory costs more than copying into it. */
+  /** Memory that was used before, each as long as a slice: fresh memory costs more than filling it. */
   readonly #spare: Uint8Array[] = [];
 
   /**
@@ -157,7 +157,7 @@ export class TableCache {
   written(pieces: readonly DirtyPiece[]): void {
     for (const { slice, bytes } of pieces) {
       slice.pins--;
-      if (this.#spare.length < maxSpare) this.#spare.push(new Uint8Array(bytes.buffer));
+      this.#keepSpare(bytes);
     }
     this.#evict(this.#slices.size * 2);
   }
@@ -185,7 +185,7 @@ export class TableCache {
 
   async #read(offset: HostOffset): Promise<Slice> {
     try {
-      const bytes = new Uint8Array(this.sliceSize);
+      const bytes = this.#spare.pop() ?? new Uint8Array(this.sliceSize);
       await readExactly(this.#storage, bytes, offset, this.#what);
       // A table created meanwhile at this place is newer than what was read.
       const slice = this.#slices.get(offset) ?? new Slice(offset, bytes);
@@ -205,12 +205,19 @@ export class TableCache {
       if (this.#slices.size <= this.#maxSlices || chances-- <= 0) return;
       if (!slice.referenced && !this.#inUse(slice)) {
         this.#slices.delete(slice.offset);
+        this.#keepSpare(slice.bytes);
         continue;
       }
       slice.referenced = false;
       this.#slices.delete(slice.offset);
       this.#slices.set(slice.offset, slice);
     }
+  }
+
+  /** Keeps memory that nobody looks at any more, unless it is a part of something larger. */
+  #keepSpare({ buffer }: Uint8Array): void {
+    if (buffer.byteLength === this.sliceSize && this.#spare.length < maxSpare)
+      this.#spare.push(new Uint8Array(buffer));
   }
 
   #inUse(slice: Slice): boolean {

@@ -1,6 +1,16 @@
 /** Block sets beside a plain Set, and the blocks of disks beside their extents. */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { describe, expect, it } from 'vitest';
-import { BlockSet, create, MemoryStorage, open, openDisk, storedBlocks, type Disk } from '../../lib/index.js';
+import {
+  BlockSet,
+  create,
+  MemoryStorage,
+  open,
+  openDisk,
+  storedBlocks,
+  type Disk,
+  type Storage,
+} from '../../lib/index.js';
 import { native } from '../../lib/native.js';
 import { guestRequests } from '../support/guest-requests.js';
 import { imageKinds, makeImage } from '../support/image-kinds.js';
@@ -96,6 +106,45 @@ describe('BlockSet', () => {
   });
 });
 
+/** A disk of 16 TiB of which everything is stored: 2 GiB of tables, made up as they are read, that are all the same. */
+async function hugeImage(): Promise<Storage> {
+  const size = 2 ** 44;
+  const clusterSize = 65536;
+  const tables = size / (clusterSize / 8) / clusterSize;
+  const storage = new MemoryStorage();
+  const made = await create(storage, size);
+  const { l1TableOffset } = made.header;
+  await made.close();
+  const start = await storage.size();
+  const copied = 0x8000_0000;
+  const l1 = Buffer.alloc(tables * 8);
+  for (let index = 0; index < tables; index += 1) {
+    l1.writeBigUInt64BE((BigInt(copied) << 32n) + BigInt(start + index * clusterSize), index * 8);
+  }
+  await storage.write(l1, l1TableOffset);
+  const table = Buffer.alloc(clusterSize);
+  const data = start + tables * clusterSize;
+  for (let at = 0; at < clusterSize; at += 8) {
+    table.writeBigUInt64BE((BigInt(copied) << 32n) + BigInt(data + (at / 8) * clusterSize), at);
+  }
+  const end = data + (clusterSize / 8) * clusterSize;
+  return {
+    name: 'made up',
+    readOnly: true,
+    size: () => Promise.resolve(end),
+    read: async (buffer, position) => {
+      if (position < start) return storage.read(buffer, position);
+      await nextTurn();
+      buffer.set(table.subarray(0, buffer.length));
+      return buffer.length;
+    },
+    write: () => Promise.reject(new Error('read-only')),
+    truncate: () => Promise.reject(new Error('read-only')),
+    flush: () => Promise.resolve(),
+    close: () => Promise.resolve(),
+  };
+}
+
 /** The same by the extents, one by one. */
 async function byExtents(disk: Disk, blockSize: number): Promise<number[]> {
   const blocks = new Set<number>();
@@ -134,6 +183,23 @@ describe('storedBlocks', () => {
       }
       await disk.close();
     }
+  });
+
+  it('lists the blocks of 16 TiB in the memory of the list and of the cache', async () => {
+    const image = await hugeImage();
+    const used = (): number => {
+      const { heapUsed, arrayBuffers } = process.memoryUsage();
+      return heapUsed + arrayBuffers;
+    };
+    await using disk = await open(image, { cacheBytes: 4 * MiB });
+    const before = used();
+    let most = 0;
+    const looking = setInterval(() => (most = Math.max(most, used())), 1);
+    const blocks = await storedBlocks(disk, 65536);
+    clearInterval(looking);
+    expect(blocks.count()).toBe(2 ** 28);
+    expect(most).toBeGreaterThan(before + 32 * MiB);
+    expect(most).toBeLessThan(before + (32 + 4 + 24) * MiB);
   });
 
   it('says where a table is damaged, and stops when told to', async () => {
