@@ -3,6 +3,7 @@ import { connect as connectTls, type ConnectionOptions } from 'node:tls';
 import { connect, isIP, type Socket } from 'node:net';
 import { Qcow2Error } from '../errors.js';
 import { quote } from '../format/text.js';
+import { tlsFailure } from '../storage/tls-failure.js';
 import { ByteReader } from './byte-reader.js';
 import { ConnectionLost, ProtocolViolation } from './endings.js';
 import {
@@ -78,7 +79,7 @@ export class Handshake {
   async run(): Promise<ExportFacts> {
     await this.#greet();
     if (this.#location.isEncrypted) await this.#startTls();
-    const isStructured = await this.#succeeds(Option.structuredReply);
+    const isStructured = await this.#firstAnswer();
     const contexts = isStructured ? await this.#chooseContexts() : new Map<string, number>();
     return { isStructured, contexts, ...(await this.#go()) };
   }
@@ -118,6 +119,20 @@ export class Handshake {
     });
     this.socket = encrypted;
     this.reader = new ByteReader(encrypted);
+  }
+
+  /** Whether the server has structured replies. A server that looks at the client's certificate may end TLS here. */
+  async #firstAnswer(): Promise<boolean> {
+    try {
+      return await this.#succeeds(Option.structuredReply);
+    } catch (error) {
+      if (!this.#location.isEncrypted || !(error instanceof ConnectionLost) || tlsFailure(error) !== null)
+        throw error;
+      throw new ConnectionLost(
+        `${error.message} as soon as TLS was there; the server may want another certificate from the client (tls.cert and tls.key)`,
+        { cause: error },
+      );
+    }
   }
 
   async #chooseContexts(): Promise<Map<string, number>> {

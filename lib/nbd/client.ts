@@ -4,6 +4,7 @@ import type { Socket } from 'node:net';
 import { Qcow2Error } from '../errors.js';
 import { quote } from '../format/text.js';
 import { RequestSlots } from '../storage/request-slots.js';
+import { tlsFailure } from '../storage/tls-failure.js';
 import type { ByteReader } from './byte-reader.js';
 import { connectSocket, Handshake, type ExportFacts } from './client-handshake.js';
 import { ProtocolViolation } from './endings.js';
@@ -322,6 +323,6 @@ function serverFailure(errno: number, text: string, name: string): Error {
 }
 
 function remote(name: string, cause: unknown): Qcow2Error {
-  const why = cause instanceof Error ? cause.message : String(cause);
+  const why = tlsFailure(cause) ?? (cause instanceof Error ? cause.message : String(cause));
   return new Qcow2Error('ERR_QCOW2_REMOTE', `${name}: ${why}`, { cause });
 }

@@ -1,6 +1,7 @@
 /** One client of a server: its socket, TLS, time limits, and how it ends. */
 import type { Socket } from 'node:net';
 import { createServer as createTlsServer, type TlsOptions, type TLSSocket } from 'node:tls';
+import { log } from '../log.js';
 import type { Budget } from './budget.js';
 import type { BufferPool } from './buffer-pool.js';
 import { ByteReader } from './byte-reader.js';
@@ -100,6 +101,7 @@ export class Connection {
     } catch (error) {
       this.#socket.destroy();
       if (!(error instanceof ProtocolViolation || error instanceof ConnectionLost)) onFailure(error);
+      else log('an NBD client was dropped: %s', error.message);
     } finally {
       clearTimeout(deadline);
     }

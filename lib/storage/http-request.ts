@@ -3,6 +3,7 @@ import { request as requestHttp, type Agent as HttpAgent, type IncomingMessage }
 import { request as requestHttps, type Agent as HttpsAgent } from 'node:https';
 import { Qcow2Error } from '../errors.js';
 import { PassingFailure } from './retry.js';
+import { tlsFailure } from './tls-failure.js';
 
 /** What is known of a file. */
 export interface Answer {
@@ -73,6 +74,8 @@ export async function getRange(request: RangeRequest, way: Way, limits: RequestL
   } catch (error) {
     limits.signal.throwIfAborted();
     if (error instanceof Qcow2Error || error instanceof PassingFailure) throw error;
+    const distrust = tlsFailure(error);
+    if (distrust !== null) throw remote(request, distrust, error);
     throw signal.aborted ? late : new PassingFailure((error as Error).message, error);
   } finally {
     clearTimeout(timer);
@@ -220,7 +223,8 @@ const changed = ({ name, start }: RangeRequest): Qcow2Error =>
     offset: start,
   });
 
-const remote = ({ name, start }: RangeRequest, what: string): Qcow2Error =>
+const remote = ({ name, start }: RangeRequest, what: string, cause?: unknown): Qcow2Error =>
   new Qcow2Error('ERR_QCOW2_REMOTE', `${name} could not be read at offset ${start}: ${what}`, {
     offset: start,
+    ...(cause === undefined ? {} : { cause }),
   });

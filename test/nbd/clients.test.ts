@@ -2,10 +2,10 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { create, open, openDisk, openTemporaryOverlay } from '../../lib/index.js';
-import { serveNbd } from '../../lib/nbd/index.js';
+import { openNbd, serveNbd } from '../../lib/nbd/index.js';
 import { makeCertificates } from '../support/certificates.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { expectCleanByQemu, qemuCompare, qemuContent, qemuImg, qemuIo, run } from '../support/oracle.js';
@@ -242,6 +242,74 @@ describe('TLS', () => {
     const { stdout } = await qemuImg(['info', '--object', credentials, '--image-opts', image]);
     expect(stdout).toContain(`(${4 * mib} bytes)`);
     expect(await run('nbdinfo', [withKeys(certificates)])).toMatchObject({ exit: 0 });
+
+    const mine = { ca: file('ca-cert'), cert: file('client-cert'), key: file('client-key') };
+    await (await openNbd(uri, { tls: mine })).close();
+    await expect(openNbd(uri, { tls: { ca: mine.ca } })).rejects.toThrow(
+      /certificate required.*tls\.cert and tls\.key/,
+    );
+    const theirs = (name: string): Buffer => readFileSync(`${other}/${name}.pem`);
+    const stranger = { ...mine, cert: theirs('client-cert'), key: theirs('client-key') };
+    await expect(openNbd(uri, { tls: stranger })).rejects.toThrow(/tls\.cert and tls\.key/);
+  });
+
+  it('needs no certificate from clients, who check that of the server', async () => {
+    const certificates = makeCertificates(path('pki'));
+    const other = makeCertificates(path('other-pki'));
+    const content = await makeImage('disk.qcow2', 2 * mib);
+    // All that a client needs, in a directory of its own.
+    for (const [from, to] of [
+      [certificates, 'trusting'],
+      [other, 'mistrusting'],
+    ] as const) {
+      await mkdir(path(to));
+      await copyFile(`${from}/ca-cert.pem`, path(`${to}/ca-cert.pem`));
+    }
+    await using disk = await open(path('disk.qcow2'));
+    const [cert, key] = ['server-cert', 'server-key'].map((name) =>
+      readFileSync(`${certificates}/${name}.pem`),
+    );
+    await using server = await serveNbd(disk, { port: 0, tls: { cert, key } });
+    const uri = server.uri().replace('127.0.0.1', 'localhost');
+    await run('nbdcopy', [`${uri}?tls-certificates=${path('trusting')}`, path('out.raw')]);
+    expect((await readFile(path('out.raw'))).equals(content)).toBe(true);
+    const refused = await run('nbdinfo', [`${uri}?tls-certificates=${path('mistrusting')}`], {
+      expectExit: null,
+    });
+    expect(refused).toMatchObject({ exit: 1 });
+    await (await openNbd(uri, { tls: { ca: readFileSync(path('trusting/ca-cert.pem')) } })).close();
+    const wrong = openNbd(uri, { tls: { ca: readFileSync(path('mistrusting/ca-cert.pem')) } });
+    await expect(wrong).rejects.toThrow(/the certificate of the server is not trusted .*tls\.ca/);
+    await expect(wrong).rejects.toMatchObject({ code: 'ERR_QCOW2_REMOTE' });
+    const named = { ca: readFileSync(path('trusting/ca-cert.pem')), servername: 'elsewhere.example' };
+    await expect(openNbd(uri, { tls: named })).rejects.toThrow(/for another name/);
+  });
+
+  it('takes a key that both sides know in place of certificates', async () => {
+    const content = await makeImage('disk.qcow2', 2 * mib);
+    const psk = pattern(5, 32);
+    await writeFile(path('keys.psk'), `alice:${psk.toString('hex')}\n`);
+    await using disk = await open(path('disk.qcow2'));
+    await using server = await serveNbd(disk, {
+      port: 0,
+      tls: {
+        ciphers: 'PSK',
+        maxVersion: 'TLSv1.2',
+        pskCallback: (_, user) => (user === 'alice' ? psk : null),
+      },
+    });
+    const uri = server.uri().replace('127.0.0.1', 'localhost');
+    const asAlice = uri.replace('nbds://', 'nbds://alice@');
+    await run('nbdcopy', [`${asAlice}?tls-psk-file=${path('keys.psk')}`, path('out.raw')]);
+    expect((await readFile(path('out.raw'))).equals(content)).toBe(true);
+    const as = (identity: string) => ({
+      ciphers: 'PSK',
+      maxVersion: 'TLSv1.2' as const,
+      checkServerIdentity: () => undefined,
+      pskCallback: () => ({ identity, psk }),
+    });
+    await (await openNbd(uri, { tls: as('alice') })).close();
+    await expect(openNbd(uri, { tls: as('mallory') })).rejects.toMatchObject({ code: 'ERR_QCOW2_REMOTE' });
   });
 });
 
