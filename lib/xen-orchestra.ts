@@ -84,13 +84,18 @@ export class QCowAccessor extends QcowDisk {
     this.#options = options;
   }
 
-  /** Opens the image and reads all of its tables; its backing file stays closed. */
+  /** Opens the image and reads all of its tables; its backing file stays closed. Nothing stays open where this fails. */
   async init(): Promise<void> {
     const descriptor = await this.#accessor.openFile(this.#path);
     this.#descriptor = descriptor;
-    const storage = new AccessorStorage(this.#accessor, this.#path, descriptor);
-    this.#disk = await open(storage, { ...this.#options, backing: 'none' });
-    this.#blocks = await describedBlocks(this.#disk);
+    try {
+      const storage = new AccessorStorage(this.#accessor, this.#path, descriptor);
+      this.#disk = await open(storage, { ...this.#options, backing: 'none' });
+      this.#blocks = await describedBlocks(this.#disk);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
   }
 
   /** The parsed header of the image. */

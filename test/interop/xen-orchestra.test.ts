@@ -1,11 +1,11 @@
 /** The adapter under the real classes of Xen Orchestra: their code drives ours, on images theirs reads wrongly, too. */
 import { createReadStream, createWriteStream } from 'node:fs';
-import { open as openFile, stat, type FileHandle } from 'node:fs/promises';
+import { open as openFile, stat, writeFile, type FileHandle } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { Disk, DiskChain, RandomAccessDisk, RawDisk, type FileAccessor } from '@xen-orchestra/disk-transform';
 import * as theirs from '@xen-orchestra/qcow2';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 import { create, open } from '../../lib/index.js';
 import { QCowAccessor, QcowStream, QcowStreamGenerator, toQcow2Stream } from '../../lib/xen-orchestra.js';
 import { guestRequests } from '../support/guest-requests.js';
@@ -19,16 +19,24 @@ import { perform } from '../support/work.js';
 const path = useTempDir();
 const MiB = 2 ** 20;
 
+/** What the disks of a test have opened. */
+const files: FileHandle[] = [];
+afterEach(async () => {
+  const left = files.splice(0).filter(({ fd }) => fd >= 0);
+  await Promise.all(left.map((file) => file.close()));
+  expect(left).toHaveLength(0);
+});
+
 /** Files as their remotes have them, as far as a disk uses that. */
 function localFiles(): FileAccessor {
-  const files: FileHandle[] = [];
   const accessor = {
     isEncrypted: false,
-    openFile: async (name: string) => files.push(await openFile(name)) - 1,
-    closeFile: async (index: number) => files[index]?.close(),
+    // Their RawDisk does not close a file with the number 0.
+    openFile: async (name: string) => files.push(await openFile(name)),
+    closeFile: async (index: number) => files[index - 1]?.close(),
     getSize: async (name: string) => (await stat(name)).size,
     read: async (index: number, buffer: Buffer, position: number) => {
-      const { bytesRead } = (await files[index]?.read(buffer, 0, buffer.length, position)) ?? {
+      const { bytesRead } = (await files[index - 1]?.read(buffer, 0, buffer.length, position)) ?? {
         bytesRead: 0,
       };
       return { bytesRead, buffer };
@@ -37,9 +45,17 @@ function localFiles(): FileAccessor {
   return accessor as unknown as FileAccessor;
 }
 
-/** The content that the blocks of a disk make, as its users put them together. */
+/** The content that the blocks of a disk make, as its users put them together. It is closed then. */
 async function contentOf(disk: Disk): Promise<Buffer> {
   await disk.init();
+  try {
+    return await blocksTogether(disk);
+  } finally {
+    await disk.close();
+  }
+}
+
+async function blocksTogether(disk: Disk): Promise<Buffer> {
   const blockSize = disk.getBlockSize();
   const content = Buffer.alloc(Math.ceil(disk.getVirtualSize() / blockSize) * blockSize);
   const listed = disk.getBlockIndexes();
@@ -141,6 +157,13 @@ async function chainContent(chain: DiskChain): Promise<Buffer> {
   return content;
 }
 
+it('closes a file that turns out to be no image', async () => {
+  await writeFile(path('text'), 'no image');
+  const disk = new QCowAccessor(localFiles(), path('text'));
+  await expect(disk.init()).rejects.toMatchObject({ code: 'ERR_QCOW2_NOT_QCOW2' });
+  expect(files.map(({ fd }) => fd)).toEqual([-1]);
+});
+
 describe('streams', () => {
   it.each([65536, 4096, 2 * MiB])(
     'of their raw disk in blocks of %i, which QEMU and their reader take',
@@ -152,6 +175,7 @@ describe('streams', () => {
       const stream = toQcow2Stream(disk);
       const { length } = stream;
       await pipeline(stream, createWriteStream(path('streamed')));
+      await disk.close();
       expect((await stat(path('streamed'))).size).toBe(length);
       await expectCleanByQemu(path('streamed'));
       expect((await qemuCompare(path('raw'), path('streamed'), { a: 'raw' })).same).toBe(true);
@@ -172,6 +196,7 @@ describe('streams', () => {
     const accessor = new QCowAccessor(localFiles(), path('disk'));
     await accessor.init();
     await pipeline(new QcowStreamGenerator(accessor).stream(), createWriteStream(path('streamed')));
+    await accessor.close();
     expect((await qemuCompare(path('disk'), path('streamed'))).same).toBe(true);
     const disk = new QcowStream(createReadStream(path('streamed')));
     await disk.init();
