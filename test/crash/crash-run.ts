@@ -1,4 +1,5 @@
 /** Runs a workload over a recording storage, and judges every state that a crash may have left. */
+import { createHash } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { MemoryStorage, open, type OpenOptions, type Qcow2, type Storage } from '../../lib/index.js';
 import { crashStates, type CrashOptions, type CrashState } from '../support/crash-states.js';
@@ -67,12 +68,16 @@ export interface Verdict {
   readonly problem: string | null;
 }
 
-/** Judges the states after a crash of a run until one is bad. */
+/** Judges the states after a crash of a run, each that differs from the others once, until one is bad. */
 export async function judgeStates(run: CrashRun, options: JudgeOptions): Promise<Verdict> {
   let states = 0;
   let recovered = 0;
   let checkedByQemu = 0;
+  const judged = new Set<string>();
   for await (const state of crashStates(run.recording.log, options)) {
+    const identity = identityOf(state);
+    if (judged.has(identity)) continue;
+    judged.add(identity);
     states += 1;
     const isRecovered = states % options.recoverEvery === 0;
     const isForQemu = states % options.qemuEvery === 0;
@@ -84,6 +89,13 @@ export async function judgeStates(run: CrashRun, options: JudgeOptions): Promise
     }
   }
   return { states, recovered, checkedByQemu, problem: null };
+}
+
+/** Content and moment: many subsets of the same writes leave the same. */
+function identityOf({ contents, from, to }: CrashState): string {
+  const hash = createHash('sha1');
+  for (const content of contents) hash.update(content.toBuffer()).update(' ');
+  return `${hash.digest('base64')} ${from} ${to}`;
 }
 
 /** What is wrong with a run's files in a state, or null. */

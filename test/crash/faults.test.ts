@@ -33,8 +33,9 @@ describe.each(kinds.filter(({ slow }) => isLong || !slow))('a failing storage wi
   );
 });
 
-describe.each(spaciousKinds)('a failing storage with $name', (kind) => {
-  const chosen = isLong ? compactions : compactions.slice(0, 2);
+describe.each(spaciousKinds.filter(({ slow }) => isLong || !slow))('a failing storage with $name', (kind) => {
+  const fits = compactions.filter((workload) => workload.fits?.(kind) ?? true);
+  const chosen = isLong ? fits : fits.slice(0, 2);
   it.each(chosen)('during: $name', (workload) => survivesFaults(kind, workload, isLong ? 1 : 29), 3_600_000);
 });
 

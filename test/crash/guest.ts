@@ -69,7 +69,11 @@ export class Guest {
       gone: Infinity,
     }));
     this.bitmaps = new Map(
-      start.bitmaps.map((name) => [name, [{ since: -1, until: Infinity, content: this.history.latest() }]]),
+      [...start.bitmaps].map(([name, base]) => {
+        const content = this.history.latest();
+        base.read(0, base.size).copy(content);
+        return [name, [{ since: -1, until: Infinity, content }]];
+      }),
     );
   }
 
@@ -194,6 +198,8 @@ export class Guest {
       }
     };
     const flushes = flushAgain();
+    // Its failure is waited for below, when `run` is over.
+    flushes.catch(() => undefined);
     try {
       await run();
     } finally {

@@ -22,8 +22,8 @@ export interface Start {
   readonly other: MemoryStorage | null;
   readonly model: PlainDisk;
   readonly snapshots: ReadonlyMap<string, PlainDisk>;
-  /** Names of bitmaps that are empty and enabled. */
-  readonly bitmaps: readonly string[];
+  /** Enabled bitmaps by name, with the content that they count changes from. */
+  readonly bitmaps: ReadonlyMap<string, PlainDisk>;
   /** How to open it, apart from the mode, with the other file as it is now. */
   readonly openWith: (other: Storage | null) => OpenOptions;
 }
@@ -104,7 +104,7 @@ async function makeOwn(size: number, build: Build): Promise<Start> {
     other,
     model,
     snapshots: new Map(),
-    bitmaps: bitmap === undefined ? [] : [bitmap],
+    bitmaps: new Map(bitmap === undefined ? [] : [[bitmap, model.clone()]]),
     openWith,
   };
 }
@@ -142,7 +142,7 @@ function withSnapshots(name: string, size: number, clusterSize: number, extended
         snapshots.set(`s${number}`, model.clone());
       }
       const image = new MemoryStorage(await readFile(path('image')));
-      return { image, other: null, model, snapshots, bitmaps: [], openWith: () => ({}) };
+      return { image, other: null, model, snapshots, bitmaps: new Map(), openWith: () => ({}) };
     });
   const plain = { version: 3, other: 'nothing', encrypted: false, bitmaps: false, slow: false } as const;
   return { name, size, clusterSize, ...plain, make };
@@ -179,12 +179,68 @@ function snapshotsAtEnd(name: string, size: number, options: CreateOptions & { c
         ['late', late],
       ]),
       other: null,
-      bitmaps: [],
+      bitmaps: new Map(),
       openWith: () => ({}),
     };
   };
   const plain = { version: 3, other: 'nothing', encrypted: false, bitmaps: false, slow: false } as const;
   return { name, size, clusterSize: options.clusterSize, ...plain, make };
+}
+
+/** With the directory, the tables and the bits of bitmaps behind much free space. */
+function bitmapsAtEnd(name: string, size: number, clusterSize: number): Kind {
+  const make = async (): Promise<Start> => {
+    const image = new MemoryStorage();
+    const model = new PlainDisk(size);
+    const disk = await create(image, size, { clusterSize });
+    const write = async (seed: number, at: number, length: number): Promise<void> => {
+      const data = pattern(seed, length);
+      await disk.write(data, at);
+      model.write(data, at);
+    };
+    await write(1, 0, size);
+    const bitmaps = new Map<string, PlainDisk>();
+    for (const [index, bitmap] of ['early', 'late'].entries()) {
+      await disk.bitmaps.create({ name: bitmap, granularity: 512 });
+      bitmaps.set(bitmap, model.clone());
+      await write(2 + index, (3 + index * 40) * kib, 2 * kib);
+    }
+    await disk.close();
+    return { image, model, snapshots: new Map(), other: null, bitmaps, openWith: () => ({}) };
+  };
+  const plain = { version: 3, other: 'nothing', encrypted: false, bitmaps: true, slow: false } as const;
+  return { name, size, clusterSize, ...plain, make };
+}
+
+/** With the LUKS header moved behind all else: where it was there is room for it. */
+function luksHeaderAtEnd(name: string, size: number, clusterSize: number): Kind {
+  const secret = 'abc';
+  const build = { options: { clusterSize, encryption: { secret, iterTimeMs: 10 } } };
+  const make = async (): Promise<Start> => {
+    const start = await makeOwn(size, build);
+    const bytes = start.image.toBuffer();
+    const pointer = encryptionPointerOf(bytes);
+    const header = Number(bytes.readBigUInt64BE(pointer));
+    const length = Number(bytes.readBigUInt64BE(pointer + 8));
+    const place = Math.ceil(bytes.length / clusterSize) * clusterSize;
+    bytes.writeBigUInt64BE(BigInt(place), pointer);
+    const moved = Buffer.alloc(place + Math.ceil(length / clusterSize) * clusterSize);
+    bytes.copy(moved);
+    bytes.copy(moved, place, header, header + length);
+    const image = new MemoryStorage(moved);
+    const disk = await open(image, { mode: 'r+', forRepair: true });
+    await disk.check({ repair: 'all' });
+    await disk.close();
+    return { ...start, image };
+  };
+  return { ...own(name, size, build), make };
+}
+
+/** Where the encryption extension says where the LUKS header is. */
+function encryptionPointerOf(bytes: Buffer): number {
+  let at = bytes.readUInt32BE(100);
+  while (bytes.readUInt32BE(at) !== 0x0537be77) at += 8 + Math.ceil(bytes.readUInt32BE(at + 4) / 8) * 8;
+  return at + 8;
 }
 
 /** For compactions. */
@@ -194,6 +250,8 @@ export const spaciousKinds: readonly Kind[] = [
     clusterSize: 16384,
     extendedL2: true,
   }),
+  bitmapsAtEnd('bitmaps behind free space', 80 * kib, 512),
+  luksHeaderAtEnd('a LUKS header behind free space', 60 * kib, 4096),
 ];
 
 const longer = (format: 'raw' | 'qcow2'): NonNullable<Build['backing']> => ({

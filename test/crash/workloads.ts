@@ -379,6 +379,17 @@ export const compactions: readonly Workload[] = [
     },
   },
   {
+    name: 'compact after discarding nearly all',
+    run: async (guest) => {
+      await guest.discard(0, 56 * kib);
+      await guest.flush();
+      await guest.disk.compact();
+      await guest.write(8 * kib, guest.clusterSize);
+      await guest.flush();
+      await guest.close();
+    },
+  },
+  {
     name: 'compact while it is written to',
     run: async (guest) => {
       await guest.write(40 * kib, 20 * kib);
