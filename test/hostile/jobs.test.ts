@@ -36,6 +36,8 @@ const isLong = process.env['QCOW2_HOSTILE'] === 'long';
 const cases = corpus().filter((_, index) => isLong || index % 6 === 0);
 /** What a job may allocate at a time: its buffers, and what tables of the file's size take. */
 const largestAllocation = 16 * 2 ** 20;
+/** What a commit brings to the beginning of the disk. */
+const committed = Buffer.alloc(4096, 'committed ');
 /** Far longer than any job takes on so small an image, milliseconds. */
 const patience = 60_000;
 
@@ -104,6 +106,52 @@ describe('jobs that change hostile and odd images', { timeout: 300_000 }, () => 
     }
   });
 });
+
+describe('a commit', { timeout: 300_000 }, () => {
+  it.each(cases.filter(isOpened))('into $name harms nothing else', async ({ bytes, outcome }) => {
+    const below = new MemoryStorage(bytes);
+    const top = new MemoryStorage();
+    const backing = { name: '/base', format: 'qcow2', unchecked: true } as const;
+    const size = Math.max(outcome.content.length, committed.length);
+    await (await create(top, size, { clusterSize: committed.length, backing })).close();
+    const isDone = await within('a commit', orFails(commitInto(below, top)));
+    const again = await open(below);
+    const content = Buffer.from(outcome.content);
+    // What failed half-way may have come that far.
+    const isTouched = (start: number): boolean => start < committed.length;
+    if (isDone) committed.copy(content);
+    if (isDone && !outcome.broken.some(([start]) => isTouched(start))) {
+      const got = Buffer.alloc(Math.min(committed.length, content.length));
+      await again.read(got, 0);
+      expect(got.equals(content.subarray(0, got.length))).toBe(true);
+    }
+    if (outcome.writing.needsCheck === undefined && outcome.locked !== true) {
+      for (const { start, end, broken } of unitsOf(again, outcome.broken)) {
+        if (broken || end <= committed.length) continue;
+        const from = Math.max(start, committed.length);
+        const buffer = Buffer.alloc(Math.min(end, content.length) - from);
+        await again.read(buffer, from);
+        expect(buffer.equals(content.subarray(from, end)), `guest bytes from ${from} on`).toBe(true);
+      }
+    }
+    await again.close();
+  });
+});
+
+/** Writes a cluster into an image that stands on another, and commits it; neither may lead to a third. */
+async function commitInto(below: MemoryStorage, top: MemoryStorage): Promise<void> {
+  const resolve: NonNullable<OpenOptions['resolve']> = ({ name }) => {
+    if (name !== '/base') throw new Qcow2Error('ERR_QCOW2_REFERENCE_DENIED', 'the image below names a file');
+    return below;
+  };
+  const disk = await open(top, { mode: 'r+', resolve });
+  try {
+    await disk.write(committed, 0);
+    await disk.commit();
+  } finally {
+    await disk.close();
+  }
+}
 
 /** What was sound is as it was. What was broken may lie elsewhere now, or be repaired. */
 async function expectSound(disk: Qcow2, { broken, content }: Opened): Promise<void> {
