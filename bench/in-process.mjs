@@ -1,5 +1,5 @@
 // The library inside a process: random requests beside `qemu-img bench`, the native loops, and how cost grows with size.
-import { copyFileSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { craftQcow2 } from './crafted-qcow2.mjs';
@@ -141,9 +141,9 @@ function loops(seconds) {
  */
 async function growth(folder, scale, seconds) {
   const figures = growthFigures();
-  const path = join(folder, 'grown.qcow2');
   for (let size = 16 * GiB; size <= Math.max(16 * GiB, 16384 * GiB * scale); size *= 4) {
-    craftQcow2(path, { size, clusterSize: 65536 });
+    const path = join(folder, `grown-${size / GiB}.qcow2`);
+    if (!existsSync(path)) craftQcow2(path, { size, clusterSize: 65536 });
     const label = `${size / GiB} GiB`;
     const perTiB = (milliseconds) => rounded((milliseconds * 1024 * GiB) / size);
     const { milliseconds: opening, value: disk } = await stopwatch(() => open(path, { mode: 'r+' }));
@@ -157,11 +157,14 @@ async function growth(folder, scale, seconds) {
     figures.check.values[label] = perTiB((await stopwatch(() => disk.check())).milliseconds);
     const snapshots = () => disk.snapshots.create({ name: 'one' });
     figures.snapshot.values[label] = perTiB((await stopwatch(snapshots)).milliseconds);
+    // As the image was, for the next run.
+    figures.deletion.values[label] = perTiB(
+      (await stopwatch(() => disk.snapshots.delete('one'))).milliseconds,
+    );
     await disk.close();
     const { mebibytes } = await timed([process.execPath, cli, 'check', path]);
     figures.memory.values[label] = Math.round(mebibytes ?? 0);
   }
-  rmSync(path, { force: true });
   return Object.values(figures);
 }
 
@@ -172,6 +175,7 @@ const growthFigures = () => ({
   flush: { name: 'flush after these writes', unit: 'ms', values: {} },
   check: { name: 'check, per allocated TiB', unit: 'ms', values: {} },
   snapshot: { name: 'snapshot create, per allocated TiB', unit: 'ms', values: {} },
+  deletion: { name: 'snapshot delete, per allocated TiB', unit: 'ms', values: {} },
   memory: { name: 'check, peak memory of the process', unit: 'MiB', values: {} },
 });
 

@@ -95,6 +95,13 @@ export class Committer {
     this.#frees.add({ first, count: Math.ceil((offset + length) / clusterSize) - first, times, punch });
   }
 
+  /** Tells of clusters whose last reference, which nothing durable has, is about to go, and gives their space back. */
+  async giveUp(first: number, count: number): Promise<void> {
+    for (const listener of this.#freeingListeners) listener(first, count);
+    await this.#giveBack(first, count, true);
+    for (const listener of this.#freedListeners) listener(first, count);
+  }
+
   /** Resolves once everything done before the call is durable. A commit serves all who ask before it begins. */
   flush(): Promise<void> {
     this.#next ??= this.#mutex.run(async () => {
@@ -294,16 +301,20 @@ export class Committer {
   }
 
   async #freeRun({ first, count, times, punch }: FreeRun): Promise<void> {
-    const { storage, refcounts, reserved, geometry } = this.#parts;
-    const { clusterSize } = geometry;
+    const { refcounts } = this.#parts;
     for (const listener of this.#freeingListeners) listener(first, count);
     // Those that lose their last reference.
-    for (const run of await refcounts.runsWith(first, count, times)) {
-      reserved.removeTables(run.first * clusterSize, run.count * clusterSize);
-      if (punch) await storage.punch?.(run.first * clusterSize, run.count * clusterSize);
-    }
+    for (const run of await refcounts.runsWith(first, count, times))
+      await this.#giveBack(run.first, run.count, punch);
     await refcounts.add(first, count, -times);
     for (const listener of this.#freedListeners) listener(first, count);
+  }
+
+  async #giveBack(first: number, count: number, punch: boolean): Promise<void> {
+    const { storage, reserved, geometry } = this.#parts;
+    const { clusterSize } = geometry;
+    reserved.removeTables(first * clusterSize, count * clusterSize);
+    if (punch) await storage.punch?.(first * clusterSize, count * clusterSize);
   }
 }
 

@@ -21,6 +21,8 @@ export const problemStride = 4;
 export const mismatchStride = 4;
 /** Numbers per entry whose COPIED flag is wrong: index of the entry, the right flag as 1 or 0. */
 export const copiedStride = 2;
+/** Numbers per run of clusters: the first, how many. */
+export const clusterRunStride = 2;
 /** Numbers per changed table: the bytes [start, end) of it that hold all changes; alike when there are none. */
 export const changedStride = 2;
 
@@ -60,11 +62,6 @@ export interface ReferenceCounts {
   nextUsed(first: number, end: number): number;
   /** The first cluster in [first, end) that is not referenced, as those past the last are; `end` when all are. */
   nextFree(first: number, end: number): number;
-  /**
-   * Where the run of clusters that are referenced as often as `first` is over; at most `end`, which is above it and not past
-   * the last cluster.
-   */
-  runEnd(first: number, end: number): number;
   /** How many clusters in [first, end) are referenced. */
   countUsed(first: number, end: number): number;
   /** One past the last referenced cluster; 0 when none is. */
@@ -92,6 +89,18 @@ export interface ReferenceCounts {
    * else the first cluster whose refcount would leave its range; then the block is as it was.
    */
   addToBlock(block: Uint8Array, order: number, firstCluster: number, subtract: boolean): number;
+  /**
+   * Writes the runs of clusters, from index `first` of a whole block on, that are counted as often as their refcount says and
+   * at least once ({@link clusterRunStride}): nothing else refers to them. Returns how many; when `out` is full, go on behind
+   * the last.
+   */
+  lastReferences(
+    block: Uint8Array,
+    order: number,
+    firstCluster: number,
+    first: number,
+    out: Float64Array,
+  ): number;
   /** Counts each cluster of the file from `firstCluster` on as often as its refcount in a whole block says. */
   countBlock(block: Uint8Array, order: number, firstCluster: number): void;
   /**

@@ -2,17 +2,17 @@
 import { Qcow2Error } from '../errors.js';
 import { tableEntrySize } from '../format/geometry.js';
 import { describeEntryProblem, readL1Entry, tableLength, tableView } from '../format/table-entry.js';
-import { hostOffset, type HostOffset } from '../format/units.js';
+import type { HostOffset } from '../format/units.js';
 import type { Image } from '../metadata/image.js';
-import { changedStride, native, problemStride, type ReferenceCounts } from '../native.js';
+import { changedStride, clusterRunStride, native, problemStride, type ReferenceCounts } from '../native.js';
 import { wholeTables, writeChanged } from './changed-tables.js';
 import { L2TableSet } from './check-l2-tables.js';
 import { CheckProgress, readClusters, type ClusterBatch } from './check-reader.js';
 
 /** Memory for counting, bytes. */
 const memoryLimit = 1024 * 1024 * 1024;
-/** Runs of clusters waiting to be freed that may gather in memory. */
-const maxWaitingRuns = 4096;
+/** Runs of clusters that are looked for at once. */
+const maxRuns = 1024;
 
 export interface SnapshotTree {
   /** Offsets of the L2 tables, ascending, each once. */
@@ -27,13 +27,6 @@ interface CountedBlock {
   /** The cluster that its first refcount is for. */
   readonly firstCluster: number;
   readonly offset: HostOffset;
-}
-
-/** A run of clusters that a tree refers to equally often. */
-interface CountedRun {
-  readonly first: number;
-  readonly count: number;
-  readonly times: number;
 }
 
 /**
@@ -198,22 +191,51 @@ function addToBatch(
   }
 }
 
-/** Drops the tree: each cluster loses the references it has from it. Nothing durable refers to the tree any more. */
+/**
+ * Drops the tree, in the file: each cluster loses the references it has from it, of which nothing durable has any. What was not
+ * done when it fails is leaked.
+ */
 export async function dropTree(image: Image, tree: SnapshotTree, progress: CheckProgress): Promise<void> {
-  const { committer, geometry } = image;
-  const reached = reporter(tree, progress);
-  let waiting = 0;
-  for (const { first, count, times } of runsOf(tree)) {
-    for (let i = 0; i < times; i++) {
-      committer.freeLater(hostOffset(first * geometry.clusterSize), count * geometry.clusterSize, true);
-    }
-    waiting += times;
-    if (waiting < maxWaitingRuns) continue;
-    reached({ first, count });
-    await committer.settle();
-    waiting = 0;
-  }
+  const { committer, geometry, storage, refcounts } = image;
+  const { clusterSize } = geometry;
+  // Late refcounts have to be in the file as well.
   await committer.settle();
+  const blocks = blocksOf(image, tree);
+  const offsets = Float64Array.from(blocks, ({ offset }) => offset);
+  progress.expect(offsets.length * clusterSize);
+  try {
+    for await (const batch of readClusters(storage, offsets, clusterSize, progress)) {
+      for (const failure of batch.failures.values()) throw failure;
+      for (let index = 0; index < batch.offsets.length; index++) {
+        const block = batch.bytes.subarray(index * clusterSize, (index + 1) * clusterSize);
+        await giveUpLast(image, tree, block, blocks[batch.first + index]?.firstCluster ?? 0);
+      }
+      addToBatch(image, tree, batch, blocks, true);
+      await writeChanged(storage, batch, wholeTables(batch, clusterSize), clusterSize);
+    }
+  } finally {
+    refcounts.cache.forgetClean();
+  }
+}
+
+/** Gives up the clusters of a refcount block that nothing but the tree refers to, while their refcounts keep others away. */
+async function giveUpLast(
+  { committer, geometry }: Image,
+  { counts }: SnapshotTree,
+  block: Uint8Array,
+  firstCluster: number,
+): Promise<void> {
+  const { refcountOrder } = geometry;
+  const runs = new Float64Array(maxRuns * clusterRunStride);
+  for (let from = 0; ;) {
+    const found = counts.lastReferences(block, refcountOrder, firstCluster, from, runs);
+    for (let i = 0; i < found * clusterRunStride; i += clusterRunStride) {
+      const [first = 0, count = 0] = runs.subarray(i, i + clusterRunStride);
+      await committer.giveUp(first, count);
+      from = first + count - firstCluster;
+    }
+    if (found < maxRuns) return;
+  }
 }
 
 /** Clears COPIED in all L2 tables of a tree, in the file. Not durable before a barrier. */
@@ -247,28 +269,6 @@ export function sharedL1(l1: Uint8Array): Uint8Array {
   const copy = l1.slice();
   clearCopiedInL1(copy);
   return copy;
-}
-
-/** Reports how far a walk over the clusters of the file has come. */
-function reporter(
-  { clusters }: SnapshotTree,
-  progress: CheckProgress,
-): (run: Pick<CountedRun, 'first' | 'count'>) => void {
-  progress.expect(clusters);
-  let last = 0;
-  return ({ first, count }) => {
-    progress.step(first + count - last);
-    last = first + count;
-  };
-}
-
-/** Runs of referenced clusters. */
-function* runsOf({ counts, clusters }: SnapshotTree): Generator<CountedRun> {
-  for (let first = counts.nextUsed(0, clusters); first < clusters;) {
-    const end = counts.runEnd(first, clusters);
-    yield { first, count: end - first, times: counts.get(first) };
-    first = counts.nextUsed(end, clusters);
-  }
 }
 
 function outOfRange(image: Image, cluster: number, subtract: boolean): Qcow2Error {

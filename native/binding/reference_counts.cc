@@ -180,18 +180,6 @@ napi_value isShared(napi_env env, napi_callback_info info) noexcept {
   return boolean(env, handle->counts->isShared());
 }
 
-napi_value runEnd(napi_env env, napi_callback_info info) noexcept {
-  Arguments args(env, info);
-  const uint64_t first = args.natural(0, "first");
-  const uint64_t end = args.natural(1, "end");
-  const auto handle = takeSelf(args);
-  if (!handle) return nullptr;
-  // Past the last cluster nothing is counted: without this bound a run there would be gone through one by one.
-  args.requireRange(first < end && end <= handle->counts->clusters(), "end", "above first, and in the file");
-  if (args.failed()) return nullptr;
-  return number(env, safeNumber(handle->counts->runEnd(first, end)));
-}
-
 napi_value usedEnd(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const auto handle = takeSelf(args);
@@ -247,6 +235,23 @@ napi_value addTo(napi_env env, napi_callback_info info) noexcept {
   if (args.failed()) return nullptr;
   const uint64_t misfit = addToBlock(*handle->counts, block, order, firstCluster, subtract);
   return number(env, misfit == kAllFit ? -1 : static_cast<double>(misfit));
+}
+
+napi_value findLast(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
+  const uint64_t firstCluster = args.natural(2, "firstCluster");
+  const uint64_t first = args.natural(3, "first");
+  const auto handle = takeSelf(args);
+  if (!handle) return nullptr;
+  const Bytes block = takeBlock(args, *handle->counts);
+  const Span<double> out = args.doubles(4, "out");
+  args.requireRange(first <= refcountsIn(block.size(), order), "first", "inside the block");
+  args.requireRange(out.size() >= kRunOfClusters, "out.length", "at least " + std::to_string(kRunOfClusters));
+  if (args.failed()) return nullptr;
+  const size_t found =
+      lastReferences(*handle->counts, block, order, firstCluster, static_cast<size_t>(first), out);
+  return number(env, static_cast<double>(found));
 }
 
 napi_value countStored(napi_env env, napi_callback_info info) noexcept {
@@ -312,12 +317,12 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"nextUsed", next<&ReferenceCounts::nextUsed>},
       {"nextFree", next<&ReferenceCounts::nextFree>},
       {"countUsed", next<&ReferenceCounts::countUsed>},
-      {"runEnd", runEnd},
       {"usedEnd", usedEnd},
       {"isShared", isShared},
       {"compareBlock", compare},
       {"fillBlock", fill},
       {"addToBlock", addTo},
+      {"lastReferences", findLast},
       {"countBlock", countStored},
       {"correctCopied", correct},
       {"copiedMismatches", copied},

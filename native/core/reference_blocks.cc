@@ -119,6 +119,28 @@ uint64_t addToBlock(const ReferenceCounts& counts, MutableBytes block, unsigned 
   return failed;
 }
 
+size_t lastReferences(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
+                      size_t first, Span<double> out) {
+  const uint64_t end = firstCluster + refcountsIn(block.size(), order);
+  const size_t room = out.size() / kRunOfClusters;
+  size_t found = 0;
+  forEachRun(counts, firstCluster + first, end, [&](uint64_t start, uint64_t count, uint64_t times) {
+    const auto stop = static_cast<size_t>(start + count - firstCluster);
+    for (auto index = static_cast<size_t>(start - firstCluster); index < stop;) {
+      const size_t runEnd = refcountRunEnd(block, order, index, stop);
+      if (refcountGet(block, order, index) == times) {
+        if (found == room) return false;
+        const Span<double> slot = out.subspan(found++ * kRunOfClusters, kRunOfClusters);
+        slot[0] = static_cast<double>(firstCluster + index);
+        slot[1] = static_cast<double>(runEnd - index);
+      }
+      index = runEnd;
+    }
+    return true;
+  });
+  return found;
+}
+
 bool countBlock(ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster) {
   if (firstCluster >= counts.clusters()) return true;
   const auto entries =

@@ -23,6 +23,13 @@ uint64_t fillBlock(const ReferenceCounts& counts, MutableBytes block, unsigned o
 uint64_t addToBlock(const ReferenceCounts& counts, MutableBytes block, unsigned order, uint64_t firstCluster,
                     bool subtract);
 
+// Numbers per run: first cluster, how many.
+constexpr size_t kRunOfClusters = 2;
+// Finds the clusters, from index `first` of a block on, that are counted as often as their refcount says and at
+// least once: those that nothing else refers to. Returns the number of runs; when `out` is full more may follow.
+size_t lastReferences(const ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster,
+                      size_t first, Span<double> out);
+
 // Counts every cluster below counts.clusters() as often as a block says. False when the limit would be passed,
 // with some of them counted.
 bool countBlock(ReferenceCounts& counts, Bytes block, unsigned order, uint64_t firstCluster);

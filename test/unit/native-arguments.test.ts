@@ -57,6 +57,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   ['ReferenceCounts.fillBlock', method('fillBlock'), () => [Buffer.alloc(65536), 4, 0]],
   ['ReferenceCounts.copiedMismatches', method('copiedMismatches'), () => [table(), v3, 0, out()]],
   ['ReferenceCounts.addToBlock', method('addToBlock'), () => [Buffer.alloc(65536), 4, 0, false]],
+  ['ReferenceCounts.lastReferences', method('lastReferences'), () => [Buffer.alloc(65536), 4, 0, 0, out()]],
   ['ReferenceCounts.countBlock', method('countBlock'), () => [Buffer.alloc(65536), 4, 0]],
   [
     'ReferenceCounts.correctCopied',
@@ -180,8 +181,6 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['addL2Table: extended in small clusters', method('addL2Table'), [table(), 16, 1, out()]],
   ['addL2Tables: half a table', method('addL2Tables'), [Buffer.alloc(512), v3, Uint32Array.of(1), out()]],
   ['addL2Tables: times missing', method('addL2Tables'), [Buffer.alloc(65536), v3, new Uint32Array(0), out()]],
-  ['runEnd: of nothing', method('runEnd'), [6, 6]],
-  ['runEnd: past the last cluster', method('runEnd'), [6, 101]],
   ['nextUsed: backwards', method('nextUsed'), [6, 5]],
   ['compareBlock: not a block', method('compareBlock'), [Buffer.alloc(512), 4, 0, 0, out()]],
   ['compareBlock: past the block', method('compareBlock'), [Buffer.alloc(65536), 4, 0, 32769, out()]],
@@ -190,6 +189,8 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['copiedMismatches: past the table', method('copiedMismatches'), [table(), v3, 65, out()]],
   ['copiedMismatches: no room', method('copiedMismatches'), [table(), v3, 0, new Float64Array(1)]],
   ['addToBlock: not a block', method('addToBlock'), [Buffer.alloc(512), 4, 0, true]],
+  ['lastReferences: past the block', method('lastReferences'), [Buffer.alloc(65536), 4, 0, 32769, out()]],
+  ['lastReferences: no room', method('lastReferences'), [Buffer.alloc(65536), 4, 0, 0, new Float64Array(1)]],
   ['countBlock: not a block', method('countBlock'), [Buffer.alloc(131072), 4, 0]],
   [
     'correctCopied: half a table',

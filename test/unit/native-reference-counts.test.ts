@@ -3,6 +3,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   changedStride,
+  clusterRunStride,
   copiedStride,
   InvalidEntry,
   L2Flag,
@@ -383,6 +384,18 @@ describe('ReferenceCounts against refcount blocks', () => {
             Math.min(most, stored[index % stored.length] ?? 0),
           );
           before.forEach((value, index) => native.refcountSet(block, order, index, 1, value));
+          const last = new Float64Array(2 * clusterRunStride);
+          const found: number[] = [];
+          for (let from = 0, count = 2; count === 2;) {
+            count = counts.lastReferences(block, order, firstCluster, from, last);
+            for (const [first = 0, length = 0] of rows(last, count, clusterRunStride)) {
+              found.push(...Array.from({ length }, (_, nth) => first + nth));
+              from = first + length - firstCluster;
+            }
+          }
+          const isLast = (value: number, index: number): boolean =>
+            value > 0 && value === wanted.get(firstCluster + index);
+          expect(found).toEqual(before.flatMap((value, i) => (isLast(value, i) ? [firstCluster + i] : [])));
           const after = before.map(
             (value, index) => value + (subtract ? -1 : 1) * (wanted.get(firstCluster + index) ?? 0),
           );
