@@ -60,6 +60,14 @@ const makers = {
       },
     });
   },
+  'full.qcow2': (path, { scale }) => {
+    const noise = noiseBytes(random(6), 2 ** 20);
+    craftQcow2(path, {
+      size: scaled(2 * GiB, scale),
+      clusterSize: 65536,
+      fill: (cluster, guest) => noise.copy(cluster, 0, (guest * 512) % (noise.length - cluster.length)),
+    });
+  },
   'snapshots.qcow2': (path, { scale }) => {
     craftQcow2(path, { size: scaled(16 * GiB, scale), clusterSize: 65536, every: 2 });
     const count = Math.max(10, Math.round(1000 * scale));

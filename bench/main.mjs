@@ -10,7 +10,7 @@ import { imageFolder } from './images.mjs';
 import { operations } from './operations.mjs';
 import { page } from './page.mjs';
 import { has, run, timed } from './process.mjs';
-import { measureInProcess } from './in-process.mjs';
+import { measureGrowth, measureInProcess } from './in-process.mjs';
 import { measureNbd } from './nbd.mjs';
 import { measureStreams } from './streams.mjs';
 
@@ -61,13 +61,16 @@ for (const parent of folders) {
     results.operations.push(result);
     print(result);
   }
-  if (where !== 'disk') continue;
   const image = imageFolder(folder, scale);
-  for (const [part, measureRows] of Object.entries({
-    'in process': () => measureInProcess(image, folder, { scale, rounds }),
+  const onDisk = {
+    'in process': () => measureInProcess(image, folder, { rounds }),
     streams: () => measureStreams(image('mixed.qcow2'), folder, { scale, rounds }),
     nbd: () => measureNbd(folder, { scale, rounds }),
-  })) {
+  };
+  // Not every file system has files of 16 TiB: where there is a tmpfs, it is the last of the folders.
+  const last = { growth: () => measureGrowth(folder, { scale, rounds }) };
+  const parts = { ...(where === 'disk' ? onDisk : {}), ...(parent === folders.at(-1) ? last : {}) };
+  for (const [part, measureRows] of Object.entries(parts)) {
     if (!chosen(part)) continue;
     const rows = await measureRows();
     results.inProcess.push(...rows);
