@@ -51,7 +51,7 @@ export class BlockSet implements Iterable<number> {
       throw new Qcow2Error(
         'ERR_QCOW2_LIMIT',
         `A disk of ${this.size} bytes has ${this.length} blocks of ${blockSize} bytes; at most ${maxBlocks} can be listed. ` +
-          'Use larger blocks',
+          'Use larger blocks, or clusters',
         { feature: 'blockSize' },
       );
     }

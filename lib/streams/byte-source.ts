@@ -45,9 +45,15 @@ export class SizedStream extends Readable {
 
   /**
    * The length in bytes, as soon as it is known: before the first byte, whether anyone reads or not.
-   * @throws what the stream fails with, when that comes first
+   * @throws what the stream fails with, when that comes first; its `error` event needs no listener then
    */
   sized(): Promise<number> {
+    const heard = (): void => undefined;
+    this.on('error', heard);
+    this.#sized.then(
+      () => this.off('error', heard),
+      () => undefined,
+    );
     // Reading into the buffer begins the work.
     this.read(0);
     return this.#sized;

@@ -2,7 +2,7 @@
 import type { Readable } from 'node:stream';
 import { create } from '../create.js';
 import type { Job } from '../disk.js';
-import { Qcow2Error } from '../errors.js';
+import { invalidArgValue, Qcow2Error } from '../errors.js';
 import type { Header } from '../format/header.js';
 import type { Range } from '../io/disk-queries.js';
 import { convert, openTarget, type ConvertOptions, type OpenTarget } from '../operations/convert.js';
@@ -112,6 +112,10 @@ export async function fromQcow2Stream(
   /** Virtual size of the disk, bytes. */
   size: number;
 }> {
+  const { targetFormat } = (options as FromQcow2StreamOptions | undefined) ?? {};
+  if (targetFormat !== 'raw' && targetFormat !== 'qcow2') {
+    throw invalidArgValue('targetFormat', "must be 'raw' or 'qcow2'", targetFormat);
+  }
   const { disk, storage } = await openStream(readable, options);
   try {
     const size = disk.size;

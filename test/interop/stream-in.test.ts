@@ -303,6 +303,10 @@ describe('streams that end too early, or never', () => {
     });
     await expect(contentOf(inMemory(Buffer.alloc(0)))).rejects.toMatchObject({ code: 'ERR_QCOW2_NOT_QCOW2' });
     await expect(contentOf(Readable.from(['text']))).rejects.toMatchObject({ code: 'ERR_INVALID_ARG_TYPE' });
+    for (const options of [undefined, {}, { targetFormat: 'vmdk' }]) {
+      const restoring = fromQcow2Stream(Readable.from([]), path('out'), options as FromQcow2StreamOptions);
+      await expect(restoring).rejects.toThrow(/"targetFormat" must be 'raw' or 'qcow2'/);
+    }
   });
 
   it('a target that cannot be written fails, and the stream is let go', async () => {

@@ -294,6 +294,14 @@ describe('the consumer decides the pace and the end', () => {
     expect(reads()).toBe(0);
   });
 
+  it('a failure that the promise of the length tells of needs no other listener', async () => {
+    await expect(toQcow2Stream(path('none')).sized()).rejects.toMatchObject({ code: 'ENOENT' });
+    const late = toQcow2Stream(path('none'));
+    await expect(late.sized()).rejects.toMatchObject({ code: 'ENOENT' });
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(late.destroyed).toBe(true);
+  });
+
   it('what the stream opened itself is closed, however it ends', async () => {
     const model = mixedDisk(5, 5 * MiB);
     await model.saveAs(path('raw'));
