@@ -134,7 +134,8 @@ async function hugeImage(): Promise<Storage> {
     size: () => Promise.resolve(end),
     read: async (buffer, position) => {
       if (position < start) return storage.read(buffer, position);
-      await nextTurn();
+      // Turns in which the memory is looked at.
+      if (position % (32 * clusterSize) === 0) await nextTurn();
       buffer.set(table.subarray(0, buffer.length));
       return buffer.length;
     },
@@ -187,10 +188,7 @@ describe('storedBlocks', () => {
 
   it('lists the blocks of 16 TiB in the memory of the list and of the cache', async () => {
     const image = await hugeImage();
-    const used = (): number => {
-      const { heapUsed, arrayBuffers } = process.memoryUsage();
-      return heapUsed + arrayBuffers;
-    };
+    const used = (): number => process.memoryUsage().arrayBuffers;
     await using disk = await open(image, { cacheBytes: 4 * MiB });
     const before = used();
     let most = 0;
@@ -198,7 +196,7 @@ describe('storedBlocks', () => {
     const blocks = await storedBlocks(disk, 65536);
     clearInterval(looking);
     expect(blocks.count()).toBe(2 ** 28);
-    expect(most).toBeGreaterThan(before + 32 * MiB);
+    expect(most).toBeGreaterThan(32 * MiB);
     expect(most).toBeLessThan(before + (32 + 4 + 24) * MiB);
   });
 
