@@ -14,6 +14,8 @@ import { measureGrowth, measureInProcess } from './in-process.mjs';
 import { measureNbd } from './nbd.mjs';
 import { measureStreams } from './streams.mjs';
 
+/** Programs that others are told to run. */
+const toolNames = ['nbdcopy', 'qemu-nbd'];
 const tmpfs = '/dev/shm';
 const tmpfsMagic = 0x01021994;
 
@@ -90,6 +92,21 @@ function hasCommand(command) {
   return spawnSync(process.execPath, [cli, command, '--help']).status === 0;
 }
 
+/** What other programs make is looked at as well: some cannot do all that is asked of them. */
+function isRight(operation, paths) {
+  try {
+    operation.check?.(paths, cli);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Whether all programs of a command are on this machine: those that it names to another as well. */
+function isThere(command) {
+  return command.filter((word, index) => index === 0 || toolNames.includes(word)).every(has);
+}
+
 function tmpfsFolder() {
   try {
     return statfsSync(tmpfs).type === tmpfsMagic ? [tmpfs] : [];
@@ -123,18 +140,29 @@ async function measure(operation, folder) {
   };
   for (const needed of images) image(needed);
   const commands = { ours: [process.execPath, cli, ...operation.ours(paths)], ...operation.theirs(paths) };
-  const programs = Object.entries(commands).filter(([, [program]]) => has(program));
+  const programs = Object.entries(commands).filter(([, command]) => isThere(command));
+  for (const [program, command] of Object.entries(commands)) {
+    if (!isThere(command)) console.log(`\n${name}: ${program} is left out, it is not on this machine`);
+  }
   const runs = Object.fromEntries(programs.map(([program]) => [program, []]));
+  const wrong = new Set();
   for (let round = 0; round < Math.min(rounds, atMostRounds); round += 1) {
     for (const [program, command] of programs) {
+      if (wrong.has(program)) continue;
       rmSync(paths.out, { force: true });
       if (changes) run('cp', '--sparse=always', '--reflink=auto', image(images[0]), paths.work);
       operation.prepare?.(paths);
       runs[program].push(await timed(command, [exitCode]));
-      if (program === 'ours' && round === 0) operation.check?.(paths, cli);
+      if (round > 0 || program.startsWith('qemu-img')) continue;
+      if (program === 'ours') operation.check?.(paths, cli);
+      else if (!isRight(operation, paths)) wrong.add(program);
     }
   }
   for (const left of [paths.out, paths.work, paths.base]) rmSync(left, { force: true });
+  for (const program of wrong) {
+    console.log(`\n${name}: ${program} is left out, its result is not right`);
+    delete runs[program];
+  }
   return { name, target, runs, ratio: summary(ratios(runs)) };
 }
 

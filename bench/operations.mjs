@@ -1,4 +1,6 @@
 // What is measured: each operation with its commands, of this package and of the others, and how its result is checked.
+import { statSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { cached } from './images.mjs';
 import { run } from './process.mjs';
 
@@ -24,8 +26,29 @@ const convertModes = { 'qemu-img': [], 'qemu-img -W -m 16': ['-W', '-m', '16'] }
  *   `work` the copy of an image that may be changed, `base` one of another image that an operation makes for itself
  */
 
+/** Other programs that do the same as a conversion, and qemu-img with its caches tuned, which reads no other way than by options. */
+const peers = {
+  'raw to qcow2': (from, out) => ({ ...copies(from, out), ...throughNbd(from, out, 'raw', 'qcow2') }),
+  'qcow2 to raw': (from, out) => ({
+    'qemu-img, caches *': ['qemu-img', 'convert', '-O', 'raw', ...cached(from), out],
+    ...throughNbd(from, out, 'qcow2', 'raw'),
+    '@xen-orchestra/qcow2 *': [process.execPath, xenOrchestra, from, out],
+  }),
+  'qcow2 to qcow2': (from, out) => ({
+    'qemu-img, caches *': ['qemu-img', 'convert', '-O', 'qcow2', ...cached(from), out],
+  }),
+};
+const xenOrchestra = fileURLToPath(new URL('xen-orchestra-convert.mjs', import.meta.url));
+
 /** A conversion of one image. */
-function conversion(name, target, from, fromFormat, toFormat, options = [], limits = () => ({}), own = []) {
+function conversion(
+  name,
+  target,
+  from,
+  fromFormat,
+  toFormat,
+  { options = [], own = [], others = peers[`${fromFormat} to ${toFormat}`] } = {},
+) {
   const formats = ['-f', fromFormat, '-O', toFormat, ...options];
   return {
     name,
@@ -40,7 +63,7 @@ function conversion(name, target, from, fromFormat, toFormat, options = [], limi
           ['qemu-img', 'convert', ...extra, ...formats, image(from), out],
         ]),
       ),
-      ...limits(image(from), out),
+      ...others(image(from), out),
     }),
     check: ({ image, out }) => {
       run('qemu-img', 'compare', '-f', fromFormat, '-F', toFormat, image(from), out);
@@ -49,10 +72,23 @@ function conversion(name, target, from, fromFormat, toFormat, options = [], limi
   };
 }
 
+/** What compresses: nbdcopy, cp and dd do not. */
+const nobody = () => ({});
+
 const copies = (from, out) => ({
   'cp *': ['cp', '--sparse=always', from, out],
   'dd *': ['dd', `if=${from}`, `of=${out}`, 'bs=2M', 'conv=sparse', 'status=none'],
 });
+
+/** nbdcopy knows raw files only; qemu-nbd is in between for the other end. It makes no image, so that comes first. */
+function throughNbd(from, out, fromFormat, toFormat) {
+  const server = (format, path, ...options) => ['[', 'qemu-nbd', ...options, '-f', format, path, ']'];
+  if (toFormat === 'raw') return { 'nbdcopy *': ['nbdcopy', '--', ...server(fromFormat, from, '-r'), out] };
+  const { size } = statSync(from);
+  const create = `qemu-img create -q -f ${toFormat} "$0" ${size}`;
+  const copy = ['nbdcopy', '--', from, ...server(toFormat, out)];
+  return { 'nbdcopy *': ['sh', '-c', `${create} && exec "$@"`, out, ...copy] };
+}
 
 function checking(name, target, from, exitCode = 0) {
   return {
@@ -69,6 +105,8 @@ function checking(name, target, from, exitCode = 0) {
   };
 }
 
+const rawFile = (path) => `driver=raw,file.driver=file,file.filename=${path}`;
+
 function comparing(name, target, a, b, format) {
   return {
     name,
@@ -78,6 +116,13 @@ function comparing(name, target, a, b, format) {
     ours: ({ image }) => ['compare', '-f', 'raw', '-F', format, image(a), image(b)],
     theirs: ({ image }) => ({
       'qemu-img': ['qemu-img', 'compare', '-f', 'raw', '-F', format, image(a), image(b)],
+      'qemu-img, caches *': [
+        'qemu-img',
+        'compare',
+        '--image-opts',
+        rawFile(image(a)),
+        ...cached(image(b)).slice(1),
+      ],
     }),
   };
 }
@@ -93,7 +138,10 @@ function change(name, target, from, args, check = clean) {
     images: [from],
     changes: true,
     ours: ({ work }) => [...args, work],
-    theirs: ({ work }) => ({ 'qemu-img': ['qemu-img', ...args, work] }),
+    theirs: ({ work }) => ({
+      'qemu-img': ['qemu-img', ...args, work],
+      'qemu-img, caches *': ['qemu-img', ...args, ...cached(work)],
+    }),
     check,
   };
 }
@@ -110,16 +158,20 @@ function sameMap(from) {
 
 /** @type {Operation[]} */
 export const operations = [
-  conversion('convert raw -> qcow2', 0.6, 'mixed.raw', 'raw', 'qcow2', [], copies),
+  conversion('convert raw -> qcow2', 0.6, 'mixed.raw', 'raw', 'qcow2'),
   conversion('convert qcow2 -> raw', 0.7, 'mixed.qcow2', 'qcow2', 'raw'),
   conversion('convert zlib -> raw', 0.4, 'zlib.qcow2', 'qcow2', 'raw'),
   conversion('convert zstd -> raw', 0.46, 'zstd.qcow2', 'qcow2', 'raw'),
-  conversion('convert raw -> zlib', 0.12, 'mixed.raw', 'raw', 'qcow2', ['-c']),
-  conversion('convert raw -> zlib, best', 0.54, 'mixed.raw', 'raw', 'qcow2', ['-c'], () => ({}), [
-    '--compression-level',
-    '6',
-  ]),
-  conversion('convert raw -> zstd', 0.72, 'mixed.raw', 'raw', 'qcow2', ['-c', '-o', 'compression_type=zstd']),
+  conversion('convert raw -> zlib', 0.12, 'mixed.raw', 'raw', 'qcow2', { options: ['-c'], others: nobody }),
+  conversion('convert raw -> zlib, best', 0.54, 'mixed.raw', 'raw', 'qcow2', {
+    options: ['-c'],
+    own: ['--compression-level', '6'],
+    others: nobody,
+  }),
+  conversion('convert raw -> zstd', 0.72, 'mixed.raw', 'raw', 'qcow2', {
+    options: ['-c', '-o', 'compression_type=zstd'],
+    others: nobody,
+  }),
   conversion('convert 4 KiB clusters, shuffled -> raw', 0.13, 'shuffled-4k.qcow2', 'qcow2', 'raw'),
   conversion('flatten a chain of 5', 0.6, 'chain-4.qcow2', 'qcow2', 'qcow2'),
   checking('check, all metadata', 0.15, 'metadata.qcow2'),
@@ -133,7 +185,10 @@ export const operations = [
     command: 'map',
     images: ['ordered.qcow2'],
     ours: ({ image }) => ['map', '--output=json', image('ordered.qcow2')],
-    theirs: ({ image }) => ({ 'qemu-img': ['qemu-img', 'map', '--output=json', image('ordered.qcow2')] }),
+    theirs: ({ image }) => ({
+      'qemu-img': ['qemu-img', 'map', '--output=json', image('ordered.qcow2')],
+      'qemu-img, caches *': ['qemu-img', 'map', '--output=json', ...cached(image('ordered.qcow2'))],
+    }),
     check: sameMap('ordered.qcow2'),
   },
   comparing('compare raw with qcow2', 0.3, 'mixed.raw', 'mixed.qcow2', 'qcow2'),
@@ -167,7 +222,10 @@ export const operations = [
     atMostRounds: 1,
     command: 'resize',
     ours: ({ work }) => ['resize', '-q', '--shrink', work, '1M'],
-    theirs: ({ work }) => ({ 'qemu-img': ['qemu-img', 'resize', '-q', '--shrink', work, '1M'] }),
+    theirs: ({ work }) => ({
+      'qemu-img': ['qemu-img', 'resize', '-q', '--shrink', work, '1M'],
+      'qemu-img, caches *': ['qemu-img', 'resize', '-q', '--shrink', ...cached(work), '1M'],
+    }),
   },
   change('snapshot delete, one of many', 1, 'snapshots.qcow2', ['snapshot', '-d', 's1']),
   change('snapshot apply, one of many', 1, 'snapshots.qcow2', ['snapshot', '-a', 's1']),

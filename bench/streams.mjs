@@ -1,12 +1,12 @@
 // Streams and block lists beside @xen-orchestra/qcow2, in one process and in turn.
 import { createReadStream, createWriteStream, existsSync } from 'node:fs';
-import { open as openFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import { pipeline } from 'node:stream/promises';
 import * as theirs from '@xen-orchestra/qcow2';
 import { open, readQcow2Stream, storedBlocks, toQcow2Stream } from '../dist/index.js';
 import { craftQcow2 } from './crafted-qcow2.mjs';
+import { filesOfNode } from './xen-orchestra-files.mjs';
 
 const MiB = 2 ** 20;
 
@@ -62,7 +62,7 @@ function operations(disk, ordered, map) {
         return stored;
       },
       theirs: async () => {
-        const image = new theirs.QCowAccessor(files(), disk);
+        const image = new theirs.QCowAccessor(filesOfNode(), disk);
         await image.init();
         const stored = image.getBlockIndexesCount();
         await consume(theirs.toQcow2Stream(image));
@@ -109,25 +109,13 @@ function operations(disk, ordered, map) {
         return blocks.count();
       },
       theirs: async () => {
-        const image = new theirs.QCowAccessor(files(), map);
+        const image = new theirs.QCowAccessor(filesOfNode(), map);
         await image.init();
         const { length } = image.getBlockIndexes();
         await image.close();
         return length;
       },
     },
-  };
-}
-
-/** Files as their package wants them. */
-function files() {
-  const handles = [];
-  return {
-    isEncrypted: false,
-    openFile: async (path) => handles.push(await openFile(path)) - 1,
-    closeFile: (index) => handles[index].close(),
-    getSize: async (path) => (await stat(path)).size,
-    read: (index, buffer, position) => handles[index].read(buffer, 0, buffer.length, position),
   };
 }
 
