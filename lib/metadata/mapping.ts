@@ -241,6 +241,15 @@ export class Mapping {
     return this.tableAt(index) > 0 && isL1EntryCopied(this.#l1, index);
   }
 
+  /** {@link ownsTable} for all that describes guest bytes [start, start + length). */
+  ownsTables(start: GuestOffset, length: number): boolean {
+    const { l2Coverage } = this.#geometry;
+    for (let index = Math.floor(start / l2Coverage); index * l2Coverage < start + length; index++) {
+      if (!this.ownsTable(index)) return false;
+    }
+    return true;
+  }
+
   /** Reads a whole L2 table, whoever it belongs to, as it is in memory. */
   async readTable(offset: HostOffset, table: Uint8Array): Promise<void> {
     for (let at = 0; at < table.length; at += this.cache.sliceSize) {

@@ -11,13 +11,15 @@ import { UnitRows } from './unit-rows.js';
 const noRows = new Float64Array(0);
 const maxWorkers = 4;
 const maxPieces = 16 * 1024;
-/** Units of a job: of a hundred MiB or so, unless they are in very many pieces. */
-const maxUnits = 256;
+/** Bytes of the units of a job, unless they are in very many pieces. */
+const jobBytes = 64 * 1024 * 1024;
 
 /** What was compared, up to `end`, and the units of it that have to be looked at closer: they differ, or cannot be read so. */
 export interface Compared {
   readonly end: number;
   readonly suspects: Range[];
+  /** Whether all was read: suspects do differ then. */
+  readonly isRead: boolean;
 }
 
 /** One unit after the other of both disks, as native jobs take them. */
@@ -46,20 +48,23 @@ export class FileComparison {
   }
 
   /**
-   * Compares [start, end) batch by batch; the next one is planned meanwhile. What neither disk has stored is not read. What
-   * cannot be read is suspect: whoever looks closer finds out what is wrong, after what comes before it.
+   * Compares ranges, which are in order, batch by batch; the next one is planned meanwhile. What neither disk has stored is not
+   * read. What cannot be read is suspect: whoever looks closer finds out what is wrong, after what comes before it.
    */
-  async *compare({ start, end }: Range, signal: AbortSignal | undefined): AsyncGenerator<Compared> {
-    let batch = start < end ? await this.#plan(start, end) : null;
-    while (batch !== null) {
-      signal?.throwIfAborted();
-      const { end: at }: Batch = batch;
-      const [compared, next]: [Compared, Batch | null] = await Promise.all([
-        this.#run(batch),
-        at < end ? this.#plan(at, end) : null,
-      ]);
-      yield compared;
-      batch = next;
+  async *compare(ranges: AsyncIterable<Range>, signal: AbortSignal | undefined): AsyncGenerator<Compared> {
+    const cursor = new RangeCursor(ranges);
+    try {
+      for (let batch = await this.#plan(cursor); batch !== null;) {
+        signal?.throwIfAborted();
+        const [compared, next]: [Compared, Batch | null] = await Promise.all([
+          this.#run(batch),
+          this.#plan(cursor),
+        ]);
+        yield compared;
+        batch = next;
+      }
+    } finally {
+      await cursor.close();
     }
   }
 
@@ -67,33 +72,52 @@ export class FileComparison {
     return withDescriptors([...this.#a.files, ...this.#b.files], work);
   }
 
-  async #plan(start: number, end: number): Promise<Batch> {
-    try {
-      return await this.#planUnits(start, end);
-    } catch {
-      return { end, ranges: Float64Array.of(start, end), units: noRows, pieces: noRows };
-    }
+  /** Null when nothing is left. Where tables cannot be read, all that was looked at is suspect. */
+  #plan(cursor: RangeCursor): Promise<Batch | null> {
+    return this.#withFiles((fds) => this.#planUnits(cursor, fds));
   }
 
-  #planUnits(start: number, end: number): Promise<Batch> {
-    return this.#withFiles(async (fds) => {
-      const ofA = fds.slice(0, this.#a.files.length);
-      const ofB = fds.slice(this.#a.files.length);
-      const rows = new ComparedRows(start);
-      const nextStored = (at: number): number => Math.min(this.#a.skip(at, ofA), this.#b.skip(at, ofB), end);
-      let at = nextStored(start);
-      while (at < end && rows.count < maxUnits && rows.pieces.count < maxPieces) {
-        const inA = new UnitRows(this.#unit, end);
-        const inB = new UnitRows(this.#unit, end, ofA.length);
-        const done = Math.max(
-          await this.#a.planWindow(inA, at, end, ofA),
-          await this.#b.planWindow(inB, at, end, ofB),
-        );
-        rows.add(inA, inB);
-        at = nextStored(done);
+  async #planUnits(cursor: RangeCursor, fds: readonly number[]): Promise<Batch | null> {
+    const rows = new ComparedRows();
+    const looked = new RowTable(2);
+    let end: number | undefined;
+    for (let range = await cursor.rest(); range !== null; range = await cursor.rest()) {
+      if (this.#isFull(rows)) break;
+      try {
+        end = await this.#planRange(rows, range, fds);
+      } catch {
+        looked.add(range.start, range.end);
+        cursor.passed(range.end);
+        return { end: range.end, ranges: looked.rows, units: noRows, pieces: noRows };
       }
-      return { end: at, ranges: rows.ranges.rows, units: rows.units.rows, pieces: rows.pieces.rows };
-    });
+      looked.add(range.start, end);
+      cursor.passed(end);
+    }
+    if (end === undefined) return null;
+    return { end, ranges: rows.ranges.rows, units: rows.units.rows, pieces: rows.pieces.rows };
+  }
+
+  #isFull(rows: ComparedRows): boolean {
+    return rows.units.count * this.#unit >= jobBytes || rows.pieces.count >= maxPieces;
+  }
+
+  /** Plans a range, or as much of it as there is room for; returns how far it came. */
+  async #planRange(rows: ComparedRows, { start, end }: Range, fds: readonly number[]): Promise<number> {
+    const ofA = fds.slice(0, this.#a.files.length);
+    const ofB = fds.slice(this.#a.files.length);
+    const nextStored = (at: number): number => Math.min(this.#a.skip(at, ofA), this.#b.skip(at, ofB), end);
+    let at = nextStored(start);
+    while (at < end && !this.#isFull(rows)) {
+      const inA = new UnitRows(this.#unit, end);
+      const inB = new UnitRows(this.#unit, end, ofA.length);
+      const done = Math.max(
+        await this.#a.planWindow(inA, at, end, ofA),
+        await this.#b.planWindow(inB, at, end, ofB),
+      );
+      rows.add(inA, inB, start);
+      at = nextStored(done);
+    }
+    return at;
   }
 
   async #run({ end, ranges, units, pieces }: Batch): Promise<Compared> {
@@ -112,7 +136,35 @@ export class FileComparison {
       if (!isUnfit && differs[i] !== 1) continue;
       suspects.push({ start: ranges[2 * i] ?? 0, end: ranges[2 * i + 1] ?? 0 });
     }
-    return { end, suspects };
+    return { end, suspects, isRead: !isUnfit || count === 0 };
+  }
+}
+
+/** Goes along ranges in parts. */
+class RangeCursor {
+  readonly #ranges: AsyncIterator<Range>;
+  #rest: Range | null = null;
+
+  constructor(ranges: AsyncIterable<Range>) {
+    this.#ranges = ranges[Symbol.asyncIterator]();
+  }
+
+  /** What is left of the range it is at; null behind the last. */
+  async rest(): Promise<Range | null> {
+    while (this.#rest === null || this.#rest.start >= this.#rest.end) {
+      const next = await this.#ranges.next();
+      if (next.done === true) return null;
+      this.#rest = next.value;
+    }
+    return this.#rest;
+  }
+
+  passed(at: number): void {
+    if (this.#rest !== null) this.#rest = { start: at, end: this.#rest.end };
+  }
+
+  async close(): Promise<void> {
+    await this.#ranges.return?.();
   }
 }
 
@@ -122,24 +174,13 @@ class ComparedRows {
   readonly units = new RowTable(comparisonStride);
   readonly pieces = new RowTable(transferStride.piece);
 
-  readonly #start: number;
-
-  /** @param start where the first unit is cut, bytes */
-  constructor(start: number) {
-    this.#start = start;
-  }
-
-  get count(): number {
-    return this.units.count;
-  }
-
-  /** Adds units that follow on those before. */
-  add(a: UnitRows, b: UnitRows): void {
+  /** Adds units that follow on those before, of a range that begins at `start`. */
+  add(a: UnitRows, b: UnitRows, start: number): void {
     const inA = new UnitCursor(a);
     const inB = new UnitCursor(b);
     for (let at = Math.min(inA.start, inB.start); at < Infinity; at = Math.min(inA.start, inB.start)) {
       const length = inA.start === at ? inA.length : inB.length;
-      this.ranges.add(Math.max(at, this.#start), at + length);
+      this.ranges.add(Math.max(at, start), at + length);
       this.units.add(length, inA.take(at, this.pieces), inB.take(at, this.pieces));
     }
   }

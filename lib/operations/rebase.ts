@@ -29,6 +29,7 @@ import type { ImageFormat } from '../options.js';
 import { readExactly } from '../storage/storage.js';
 import { compare, type Comparable } from './compare.js';
 import { layersOf, type Layer } from './layers.js';
+import { RebaseFiles } from './rebase-files.js';
 import { replaceBacking } from './reopen-backing.js';
 
 /** A backing file by its name as it is to stand in the image. */
@@ -131,29 +132,65 @@ export async function rebaseImage(
 /** Stores what shows through from the old backing disk and would not from the new one. */
 async function copyDifferences(guest: GuestImage, next: Comparable, options: RebaseOptions): Promise<void> {
   const { signal, onProgress, concurrency, compress = false } = options;
-  const { header, geometry } = guest.image;
-  const unit = compress === false ? geometry.subclusterSize : geometry.clusterSize;
-  const op = signal === undefined ? {} : { signal };
+  const total = guest.image.header.size;
   const old = guest.backing ?? nothing;
-  let copiedTo = 0;
-  for await (const { start, end } of rangesBetween(guest, sharedDepth(old, next), op)) {
-    onProgress?.({ done: start, total: header.size });
-    const length = end - start;
-    const query = { start, length, ...op, ...(concurrency === undefined ? {} : { concurrency }) };
-    for await (const difference of compare(old, next, query)) {
-      const from = Math.max(copiedTo, start, alignDown(difference.start, unit));
+  const ranges = rangesBetween(guest, sharedDepth(old, next), signal === undefined ? {} : { signal });
+  const closely = new CloseCopy(guest, old, next, options);
+  const files = compress === false ? RebaseFiles.of(guest, old, next, concurrency) : null;
+  if (files === null) {
+    for await (const range of ranges) {
+      onProgress?.({ done: range.start, total });
+      await closely.copy(range, (done) => onProgress?.({ done, total }));
+    }
+  } else {
+    for await (const { end, zeros, left } of files.copy(ranges, signal)) {
+      for (const range of zeros) await hideWithZeros(guest, range.start, range.end);
+      // What is wrong there is found and named by reading it.
+      for (const range of left) await closely.copy(range, () => undefined);
+      onProgress?.({ done: end, total });
+    }
+  }
+  onProgress?.({ done: total, total });
+}
+
+/** Compares range by range, and copies what differs. */
+class CloseCopy {
+  readonly #guest: GuestImage;
+  readonly #old: Comparable;
+  readonly #next: Comparable;
+  readonly #options: RebaseOptions;
+  #copiedTo = 0;
+
+  constructor(guest: GuestImage, old: Comparable, next: Comparable, options: RebaseOptions) {
+    this.#guest = guest;
+    this.#old = old;
+    this.#next = next;
+    this.#options = options;
+  }
+
+  async copy({ start, end }: Range, report: (done: number) => void): Promise<void> {
+    const { signal, concurrency, compress = false } = this.#options;
+    const { geometry } = this.#guest.image;
+    const unit = compress === false ? geometry.subclusterSize : geometry.clusterSize;
+    const query = {
+      start,
+      length: end - start,
+      ...(signal === undefined ? {} : { signal }),
+      ...(concurrency === undefined ? {} : { concurrency }),
+    };
+    for await (const difference of compare(this.#old, this.#next, query)) {
+      const from = Math.max(this.#copiedTo, start, alignDown(difference.start, unit));
       const to = Math.min(end, alignUp(difference.start + difference.length, unit));
       for (let at = from; at < to;) {
         signal?.throwIfAborted();
         const stop = Math.min(to, alignDown(at, chunkBytes) + Math.max(chunkBytes, unit));
-        await copyOld(guest, old, { start: at, end: stop }, unit, compress);
+        await copyOld(this.#guest, this.#old, { start: at, end: stop }, unit, compress);
         at = stop;
-        onProgress?.({ done: at, total: header.size });
+        report(at);
       }
-      copiedTo = Math.max(copiedTo, to);
+      this.#copiedTo = Math.max(this.#copiedTo, to);
     }
   }
-  onProgress?.({ done: header.size, total: header.size });
 }
 
 /**
@@ -243,7 +280,10 @@ async function hideWithZeros(guest: GuestImage, start: number, end: number): Pro
   const { mapping, allocator, committer, geometry } = guest.image;
   const flags = mapping.l2Flags;
   if ((flags & (L2Flag.zeroFlag | L2Flag.extended)) === 0) {
-    await writeGuest(guest, new Uint8Array(end - start), guestOffset(start));
+    const zeros = new Uint8Array(Math.min(end - start, chunkBytes));
+    for (let at = start; at < end; at += zeros.length) {
+      await writeGuest(guest, zeros.subarray(0, end - at), guestOffset(at));
+    }
     return;
   }
   const unlock = await guest.locks.exclusive(

@@ -54,7 +54,7 @@ export class ReservedRoom implements TargetRoom {
     for (let i = 0; i < units.length; i += transferStride.unit) {
       const [start = 0, length = 0] = units.subarray(i, i + transferStride.unit);
       if (start + length <= this.#tablesEnd) continue;
-      if (this.#runs.length > 0) {
+      if (this.#runs.length > 0 && !mapping.ownsTables(guestOffset(start), length)) {
         this.giveBack();
         await committer.settle();
       }

@@ -1,6 +1,6 @@
 /** Rows of numbers for a native job, made one by one without an object for each. */
 
-const firstRows = 256;
+const firstRows = 16;
 
 export class RowTable {
   readonly #stride: number;

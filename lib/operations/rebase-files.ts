@@ -1,0 +1,166 @@
+/** The copying of a safe rebase by native jobs: which clusters differ, and then these, many at a time. */
+import type { Range } from '../io/disk-queries.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { transferStride } from '../native.js';
+import { FileComparison } from './compare-files.js';
+import type { Comparable } from './compare.js';
+import { FilePlan } from './file-plan.js';
+import { FileTransfer, type TargetRoom } from './file-transfer.js';
+import { largestCluster } from './layers.js';
+import { isPlainFile, withDescriptors } from './plain-file.js';
+import { ReservedRoom } from './reserved-room.js';
+import { UnitRows } from './unit-rows.js';
+
+const defaultConcurrency = 4;
+/** Bytes of a unit that is copied, unless clusters are larger. */
+const minUnit = 1024 * 1024;
+
+/** What was looked at, up to `end`. */
+export interface Rebased {
+  readonly end: number;
+  /** Ranges that have to be zeros of the image's own. */
+  readonly zeros: Range[];
+  /** Ranges that could not be read as planned. */
+  readonly left: Range[];
+}
+
+export class RebaseFiles {
+  readonly #old: FilePlan;
+  readonly #comparison: FileComparison;
+  readonly #transfer: FileTransfer;
+  readonly #room: ImageRoom;
+  readonly #size: number;
+  readonly #unit: number;
+
+  private constructor(
+    guest: GuestImage,
+    parts: { old: FilePlan; next: FilePlan; room: ImageRoom; transfer: FileTransfer },
+    concurrency: number,
+  ) {
+    const { clusterSize } = guest.image.geometry;
+    this.#old = parts.old;
+    this.#comparison = new FileComparison(parts.old, parts.next, clusterSize, concurrency);
+    this.#transfer = parts.transfer;
+    this.#room = parts.room;
+    this.#size = guest.image.header.size;
+    this.#unit = Math.max(minUnit, clusterSize);
+  }
+
+  /** Null where not all is in plain files, or clusters of the image are not what is compared and stored as a whole. */
+  static of(
+    guest: GuestImage,
+    old: Comparable,
+    next: Comparable,
+    concurrency = defaultConcurrency,
+  ): RebaseFiles | null {
+    const { storage, hasDataFile, geometry } = guest.image;
+    const { clusterSize, subclusterSize } = geometry;
+    if (!isPlainFile(storage) || hasDataFile || guest.cipher !== null || subclusterSize !== clusterSize)
+      return null;
+    if (Math.max(largestCluster(old), largestCluster(next)) > clusterSize) return null;
+    const inOld = FilePlan.of(old, clusterSize);
+    const inNext = FilePlan.of(next, clusterSize);
+    if (inOld === null || inNext === null) return null;
+    const room = new ImageRoom(guest);
+    const transfer = new FileTransfer(
+      { storage, room },
+      clusterSize,
+      Math.max(minUnit, clusterSize),
+      concurrency,
+    );
+    return new RebaseFiles(guest, { old: inOld, next: inNext, room, transfer }, concurrency);
+  }
+
+  /**
+   * Copies what differs in `ranges` between the old and the next backing disk: whole clusters that the image has nothing for.
+   * Zeros are left to the caller.
+   */
+  async *copy(ranges: AsyncIterable<Range>, signal: AbortSignal | undefined): AsyncGenerator<Rebased> {
+    try {
+      for await (const { end, suspects, isRead } of this.#comparison.compare(ranges, signal)) {
+        const differing = joined(suspects);
+        const copied = isRead && (await this.#copyOld(differing));
+        yield copied
+          ? { end, zeros: this.#room.without(differing), left: [] }
+          : { end, zeros: [], left: differing };
+      }
+    } finally {
+      this.#room.giveBack();
+    }
+  }
+
+  async #copyOld(ranges: readonly Range[]): Promise<boolean> {
+    this.#room.begin();
+    const rows = new UnitRows(this.#unit, this.#size);
+    await withDescriptors(this.#old.files, async (fds) => {
+      for (const { start, end } of ranges) {
+        const stop = Math.min(end, this.#old.size);
+        for (let at = start; at < stop;) at = await this.#old.planWindow(rows, at, stop, fds);
+      }
+    });
+    return this.#transfer.copy({
+      done: 0,
+      isLast: false,
+      units: rows.units.rows,
+      pieces: rows.pieces.rows,
+      files: this.#old.files,
+    });
+  }
+}
+
+/** Clusters of an image in use: data comes before the entries that refer to it. */
+class ImageRoom implements TargetRoom {
+  readonly #guest: GuestImage;
+  readonly #room: ReservedRoom;
+  #used: Float64Array = new Float64Array(0);
+
+  constructor(guest: GuestImage) {
+    this.#guest = guest;
+    this.#room = new ReservedRoom(guest);
+  }
+
+  begin(): void {
+    this.#used = new Float64Array(0);
+  }
+
+  reserve(bytes: number, units: Float64Array): Promise<number[]> {
+    return this.#room.reserve(bytes, units);
+  }
+
+  async use(runs: Float64Array): Promise<void> {
+    this.#used = runs.slice();
+    this.#guest.image.committer.dataWritten();
+    await this.#room.use(runs);
+    await this.#guest.image.committer.relieve();
+  }
+
+  giveBack(): void {
+    this.#room.giveBack();
+  }
+
+  /** The parts of `ranges` that were not used for data. */
+  without(ranges: readonly Range[]): Range[] {
+    const left: Range[] = [];
+    let next = 0;
+    for (const { start, end } of ranges) {
+      let at = start;
+      for (; (this.#used[next] ?? Infinity) < end; next += transferStride.placed) {
+        const from = this.#used[next] ?? end;
+        if (from > at) left.push({ start: at, end: from });
+        at = from + (this.#used[next + 1] ?? 0);
+      }
+      if (at < end) left.push({ start: at, end });
+    }
+    return left;
+  }
+}
+
+function joined(ranges: readonly Range[]): Range[] {
+  const whole: { start: number; end: number }[] = [];
+  for (const { start, end } of ranges) {
+    const last = whole.at(-1);
+    if (last?.end === start) last.end = end;
+    else whole.push({ start, end });
+  }
+  return whole;
+}
