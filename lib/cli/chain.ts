@@ -25,7 +25,7 @@ export async function describe(
     const backing = details?.backing ?? null;
     return {
       name: name.shown,
-      format,
+      format: name.protocol ?? format,
       virtualSize: wholeSectors(disk.size),
       actualSize: details === null ? occupied(name) : details.actualSize,
       fullBackingName: backing === null ? null : besideImage(name.path, backing.name),

@@ -2,7 +2,7 @@
 import { Failure } from './failure.js';
 import { CommandLine } from './getopt.js';
 import { ImageArguments } from './image-arguments.js';
-import { appendOptionList } from './o-options.js';
+import { NewImageArguments } from './new-image.js';
 import type { ImageFormat } from '../options.js';
 import { parseSnapshotChoice } from './snapshot-choice.js';
 import type { SnapshotChoice } from './snapshot-choice.js';
@@ -14,9 +14,7 @@ export interface ConvertRequest {
   images: ImageArguments;
   /** Null for the default. */
   targetFormat: string | null;
-  optionList: string | null;
-  backing: string | null;
-  backingFormat: string | null;
+  newImage: NewImageArguments;
   sourceCache: string;
   targetCache: string;
   compress: boolean;
@@ -48,9 +46,7 @@ export function parseConvert(words: readonly string[]): ConvertRequest {
   const request: ConvertRequest = {
     images: new ImageArguments(),
     targetFormat: null,
-    optionList: null,
-    backing: null,
-    backingFormat: null,
+    newImage: new NewImageArguments(),
     sourceCache: 'writeback',
     targetCache: 'unsafe',
     compress: false,
@@ -71,7 +67,8 @@ export function parseConvert(words: readonly string[]): ConvertRequest {
     files: [],
   };
   for (const { name, value } of line) {
-    if (!request.images.take(name, value)) takeOption(request, name, value);
+    if (request.images.take(name, value) || request.newImage.take(name, value)) continue;
+    takeOption(request, name, value);
   }
   return { ...request, files: line.positionals };
 }
@@ -82,15 +79,6 @@ function takeOption(request: ConvertRequest, name: ConvertOptionName, value: str
   switch (name) {
     case 'target-format':
       request.targetFormat = value;
-      break;
-    case 'target-format-options':
-      request.optionList = appendOptionList(request.optionList, value);
-      break;
-    case 'backing':
-      request.backing = value;
-      break;
-    case 'backing-format':
-      request.backingFormat = value;
       break;
     case 'source-cache':
       request.sourceCache = value;
@@ -204,7 +192,7 @@ export function refuseContradictions(request: ConvertRequest): void {
   if (request.copyRange && request.salvage) {
     throw new Failure('Cannot use copy offloading in salvaging mode');
   }
-  if (!request.create && request.optionList !== null) {
+  if (!request.create && request.newImage.hasOptions) {
     throw new Failure('-o has no effect when skipping image creation');
   }
   if (request.create && request.targetImageOpts) {
@@ -221,7 +209,7 @@ export function refuseContradictions(request: ConvertRequest): void {
   if (sources === 1) return;
   if (request.bitmaps) throw new Failure('Copying bitmaps only possible with single source');
   if (request.snapshot !== null) throw new Failure('No support for concatenating multiple snapshot');
-  if (request.backing !== null) {
+  if (request.newImage.hasBacking) {
     throw new Failure(
       'Having a backing file for the target makes no sense when concatenating multiple input images',
     );

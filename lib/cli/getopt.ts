@@ -5,6 +5,8 @@ import { didYouMean } from './suggest.js';
 export interface OptionSpec<Name extends string = string> {
   /** The long name, without dashes; also how the option is known to the command. */
   name: Name;
+  /** Other long names for it. */
+  aliases?: readonly string[];
   /** The letters it may be given as; the first is the one to show. */
   letters?: string;
   /** What its argument is called in the help; absent for an option without one. */
@@ -85,9 +87,9 @@ export class CommandLine<Name extends string> implements Iterable<FoundOption<Ex
 
   /** The option of that name, or the only one whose name begins so. */
   #byLongName(given: string): OptionSpec<Name> | undefined {
-    const exact = this.#specs.find((spec) => spec.name === given);
+    const exact = this.#specs.find((spec) => longNames(spec).includes(given));
     if (exact !== undefined) return exact;
-    const matches = this.#specs.filter((spec) => spec.name.startsWith(given));
+    const matches = this.#specs.filter((spec) => longNames(spec).some((name) => name.startsWith(given)));
     return matches.length === 1 ? matches[0] : undefined;
   }
 
@@ -105,6 +107,8 @@ export class CommandLine<Name extends string> implements Iterable<FoundOption<Ex
     }
   }
 }
+
+const longNames = ({ name, aliases = [] }: OptionSpec): readonly string[] => [name, ...aliases];
 
 function following(word: string, rest: Iterator<string>): string {
   const next = rest.next();

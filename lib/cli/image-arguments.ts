@@ -77,7 +77,7 @@ export class ImageArguments {
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
   openOptions(name: ImageName, opening: Opening = {}): OpenOptions {
-    const { mode, backing, forRepair, lock, dataFile } = opening;
+    const { mode, backing = name.backing, forRepair, lock, dataFile } = opening;
     return {
       ...defined({ mode, backing, forRepair, lock, dataFile }),
       // What comes from a server does not get to name files of this machine.
@@ -99,6 +99,11 @@ export class ImageArguments {
     });
   }
 
+  /** @throws Failure for an image that was said to be read-only */
+  demandWritable({ given, readOnly }: ImageName): void {
+    if (readOnly === true) throw new Failure(`Could not open '${given}': Block node is read-only`);
+  }
+
   /** Opens an image of either format to be changed. @throws Failure in the words of qemu-img */
   async openForWriting(
     name: ImageName,
@@ -110,6 +115,7 @@ export class ImageArguments {
         `Could not open '${name.given}': force-share=on can only be used with read-only images`,
       );
     }
+    this.demandWritable(name);
     const opened = await this.openDisk(name, { ...opening, mode: 'r+' });
     if (opened.format === 'raw' && name.format === undefined) warnAboutProbing(name.path, context);
     return opened;

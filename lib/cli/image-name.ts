@@ -19,6 +19,12 @@ export interface ImageName {
   keySecret?: string;
   /** `file.locking=off`: takes no locks. */
   locking?: false;
+  /** `backing=` or, in `json:`, null: what it has as backing file is left out, and it is only looked at. */
+  backing?: 'none';
+  /** The driver, where it is none of a format: `info` shows it in the place of one. */
+  protocol?: string;
+  /** `read-only=on`: is not to be changed. */
+  readOnly?: true;
 }
 
 /**
@@ -46,19 +52,34 @@ export function parseImageName(given: string, options: { imageOpts: boolean; for
   }
 }
 
-const remoteProtocols = ['http', 'https', 'nbd', 'nbds', 'nbd+unix', 'nbds+unix'];
+const nbdProtocols = ['nbd', 'nbds', 'nbd+unix', 'nbds+unix'];
+const remoteProtocols = ['http', 'https', ...nbdProtocols];
 
 /** The URL that a name given on the command line is, or null for the name of a file. */
 export function remoteUrl(given: string): URL | null {
   const protocol = protocolOf(given);
   if (protocol === null || !remoteProtocols.includes(protocol)) return null;
-  // QEMU's own way to write it, nbd:unix:PATH and nbd:HOST:PORT.
-  const [, socket] = /^nbd:unix:([^:]+)$/.exec(given) ?? [];
-  if (socket !== undefined) return new URL(`nbd+unix:///?socket=${encodeURIComponent(socket)}`);
-  const [, host, port] = /^nbd:([^:/]+):(\d+)$/.exec(given) ?? [];
-  if (host !== undefined && port !== undefined) return new URL(`nbd://${host}:${port}/`);
+  if (protocol === 'nbd' && !given.startsWith('nbd://')) return oldNbdName(given.slice('nbd:'.length));
   if (!URL.canParse(given)) throw new Failure(`'${given}' is no URL`);
   return new URL(given);
+}
+
+/** QEMU's own way to name an export: `unix:PATH` or `HOST:PORT`, and `:exportname=NAME` behind it. */
+function oldNbdName(address: string): URL {
+  if (address === '') throw new Failure('NBD server address missing');
+  const [, server = '', name = ''] = /^(.*?)(?::exportname=(.*))?$/s.exec(address) ?? [];
+  const path = `/${encodeURIComponent(name)}`;
+  if (server.startsWith('unix:')) {
+    return new URL(`nbd+unix://${path}?socket=${encodeURIComponent(server.slice('unix:'.length))}`);
+  }
+  const url = `nbd://${server}${path}`;
+  if (!/:\d+$/.test(server) || !URL.canParse(url)) throw new Failure(`error parsing address '${server}'`);
+  return new URL(url);
+}
+
+/** The export that a name given on the command line is, or null for anything else. */
+export function exportUrl(given: string): URL | null {
+  return nbdProtocols.includes(protocolOf(given) ?? '') ? remoteUrl(given) : null;
 }
 
 /**
@@ -119,7 +140,12 @@ function flatten(object: object, prefix: string): [string, string][] {
   return Object.entries(object).flatMap(([name, value]: [string, unknown]): [string, string][] =>
     typeof value === 'object' && value !== null
       ? flatten(value, `${prefix}${name}.`)
-      : [[prefix + name, value === true ? 'on' : value === false ? 'off' : String(value)]],
+      : [
+          [
+            prefix + name,
+            value === null ? '' : value === true ? 'on' : value === false ? 'off' : String(value),
+          ],
+        ],
   );
 }
 
@@ -155,9 +181,12 @@ function fromOptions(given: string, options: ImageOptions): ImageName {
   const driver = options.get('driver');
   const file = options.get('file');
   if (file !== undefined) throw noSuchNode(file);
+  const backing = options.get('backing');
+  if (backing !== undefined && backing !== '') throw noSuchNode(backing);
   if (driver === 'file') return fromFileDriver(given, options);
   if (isRemoteDriver(driver)) {
-    return { ...remoteName(given, remoteFromOptions(driver, options, ignoredOptions)), format: 'raw' };
+    const name = remoteName(given, remoteFromOptions(driver, options, ignoredOptions));
+    return { ...name, format: 'raw', protocol: driver };
   }
   const format = driver === undefined ? undefined : knownDriver(driver);
   const remote = remoteFile(options);
@@ -179,7 +208,9 @@ function fromOptions(given: string, options: ImageOptions): ImageName {
     ...(remote === null ? {} : { remote }),
     ...(format === undefined ? {} : { format }),
     ...(keySecret === undefined ? {} : { keySecret }),
+    ...(options.has('backing') ? { backing: 'none' as const } : {}),
     ...(locking !== undefined && isOff(locking) ? { locking: false as const } : {}),
+    ...(parseSwitch('read-only', options.get('read-only') ?? 'off') ? { readOnly: true as const } : {}),
   };
 }
 
@@ -204,7 +235,7 @@ function remoteFile(options: ImageOptions): URL | null {
 function fromFileDriver(given: string, options: ImageOptions): ImageName {
   const path = options.get('filename');
   if (path === undefined) throw new Failure("The 'file' block driver requires a file name");
-  return { given, shown: path, path, format: 'raw' };
+  return { given, shown: path, path, format: 'raw', protocol: 'file' };
 }
 
 function refuseUnknownOptions(options: ImageOptions, format: ImageFormat | undefined): void {
@@ -226,7 +257,7 @@ function refuseUnknownOptions(options: ImageOptions, format: ImageFormat | undef
 }
 
 function isQcow2Option(name: string): boolean {
-  return name === 'encrypt.key-secret' || name === 'encrypt.format' || ignoredQcow2Options.has(name);
+  return ['encrypt.key-secret', 'encrypt.format', 'backing'].includes(name) || ignoredQcow2Options.has(name);
 }
 
 function isOff(value: string): boolean {

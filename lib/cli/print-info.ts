@@ -6,7 +6,6 @@ import type {
   KeySlotInfo,
   SnapshotInfo,
 } from '../operations/info-report.js';
-import type { ImageFormat } from '../options.js';
 import { isList, members } from './json.js';
 import type { Json, JsonObject } from './json.js';
 import { snapshotTable } from './print-snapshots.js';
@@ -16,7 +15,8 @@ import { humanSize } from './sizes.js';
 export interface ImageDescription {
   /** As it is to be shown. */
   name: string;
-  format: ImageFormat;
+  /** Or the protocol, where that was asked for. */
+  format: string;
   virtualSize: number;
   /** Bytes on the medium, or null where nobody can tell. */
   actualSize: number | null;

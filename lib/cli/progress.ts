@@ -51,17 +51,19 @@ export class ProgressLine implements ProgressDisplay {
 /**
  * Runs work and shows its progress: with `progress` in per cent, else as a bar where a person watches, unless `quiet`.
  * @param work is given what shows it, or null
+ * @param isWhole whether work with that result was done to its end; else it stopped where it had seen enough
  */
 export async function withProgress<T>(
   { progress: wanted = false, quiet = false }: { progress?: boolean; quiet?: boolean },
   context: Context,
   work: (progress: ProgressDisplay | null) => Promise<T>,
+  isWhole: (result: T) => boolean = () => true,
 ): Promise<T> {
   const progress = quiet ? null : wanted ? new ProgressLine(context.out) : barOn(context);
   let finished = false;
   try {
     const result = await work(progress);
-    finished = true;
+    finished = isWhole(result);
     return result;
   } finally {
     progress?.end(finished);

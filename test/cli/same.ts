@@ -58,7 +58,7 @@ export function sameResult(command: string, list: string): void {
 }
 
 /** Without what differs from run to run: progress, times, the names that QEMU gives its nodes. */
-function comparable({ code, stdout, stderr }: Outcome): Outcome {
+export function comparable({ code, stdout, stderr }: Outcome): Outcome {
   return {
     code,
     stdout: stdout
@@ -94,13 +94,13 @@ async function expectSameFile(ours: string, theirs: string, file: string, isChan
   if (code !== 0) expect((await qemuImg(['check', '-U', '-q', file], theirs)).code).toBe(code);
 }
 
-interface Info {
+export interface Info {
   format: string;
   encrypted?: boolean;
 }
 
 /** What the real qemu-img says of a file, without what depends on the medium, the time or chance. */
-async function examine(directory: string, file: string): Promise<Info> {
+export async function examine(directory: string, file: string): Promise<Info> {
   const volatile = ['actual-size', 'date-sec', 'date-nsec', 'uuid', 'iters', 'master-key-iters', 'icount'];
   const { stdout } = await qemuImg(['info', '-U', '--output=json', file], directory);
   return JSON.parse(stdout, (name, value: unknown) => (volatile.includes(name) ? undefined : value)) as Info;

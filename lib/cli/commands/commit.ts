@@ -23,10 +23,11 @@ export async function run(words: readonly string[], context: Context): Promise<n
   try {
     await withProgress(request, context, async (progress) => {
       progress?.begin();
+      const depth = request.base === null ? 1 : await depthOf(request.base, name, images);
       if (!isQcow2(disk) || disk.header.backingFile === null) {
         throw new Failure('Image does not have a backing file');
       }
-      await commit(disk, request, progress);
+      await commit(disk, depth, request, progress);
     });
   } finally {
     await disk.close();
@@ -69,10 +70,10 @@ function parse(words: readonly string[]): Request {
 
 async function commit(
   disk: Qcow2,
-  { name, images, base, drop, rateLimit }: Request,
+  depth: number,
+  { name, base, drop, rateLimit }: Request,
   progress: ProgressDisplay | null,
 ): Promise<void> {
-  const depth = base === null ? 1 : await depthOf(base, name, images);
   await interruptible((signal) =>
     disk.commit({
       base: depth,

@@ -16,7 +16,12 @@ const exitCodes = { identical: 0, different: 1, cannotOpen: 2, cannotExamine: 3 
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
-  return withProgress(request, context, (progress) => compareImages(request, progress, context));
+  return withProgress(
+    request,
+    context,
+    (progress) => compareImages(request, progress, context),
+    (exitCode) => exitCode === exitCodes.identical,
+  );
 }
 
 interface Request {

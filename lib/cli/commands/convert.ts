@@ -6,12 +6,7 @@ import type { ConvertRequest } from '../convert-request.js';
 import { copyBitmaps, refuseBitmaps } from '../copy-bitmaps.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
-import {
-  createOptionsHelp,
-  createOptionTables,
-  qcow2CreateOptions,
-  rawPreallocation,
-} from '../create-options.js';
+import { createOptionsHelp, qcow2CreateOptions, rawPreallocation } from '../create-options.js';
 import {
   creationWords,
   failure,
@@ -29,7 +24,7 @@ import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from 
 import type { Disk, Storage } from '../../index.js';
 import type { CompressionType } from '../../format/header-fields.js';
 import { interruptible } from '../interrupt.js';
-import { asksForHelp, OptionValues } from '../o-options.js';
+import type { OptionValues } from '../o-options.js';
 import type { CreateOptions, ImageFormat, Source } from '../../options.js';
 import { withProgress } from '../progress.js';
 import type { ProgressDisplay } from '../progress.js';
@@ -43,7 +38,7 @@ const highestLevel: Record<CompressionType, number> = { zlib: 12, zstd: 22 };
 
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parseConvert(words);
-  if (asksForHelp(request.optionList)) {
+  if (request.newImage.asksForHelp) {
     context.out.write(createOptionsHelp(targetFormat(request), request.files.length > 0));
     return 0;
   }
@@ -254,19 +249,13 @@ function copy(
 
 /** What the target is to be like. @throws Failure in the words of qemu-img */
 function targetOptions(format: ImageFormat, path: string, request: ConvertRequest): CreateOptions {
-  const values = new OptionValues(createOptionTables[format]);
-  if (request.optionList !== null) values.addList(request.optionList);
-  if (format === 'raw' && request.backing !== null) {
-    throw new Failure("Backing file not supported for file format 'raw'");
+  const { newImage, create, compress, bitmaps } = request;
+  const values = create ? newImage.values(format) : newImage.listed(format);
+  if (create && values.has('backing_file') && !values.has('backing_fmt')) {
+    throw new Failure('Use of backing file requires explicit backing format');
   }
-  if (request.create) {
-    if (request.backing !== null) values.set('backing_file', request.backing);
-    if (request.backingFormat !== null) values.set('backing_fmt', request.backingFormat);
-    if (values.has('backing_file') && !values.has('backing_fmt')) {
-      throw new Failure('Use of backing file requires explicit backing format');
-    }
-  }
-  if (request.compress) refuseToCompress(format, values);
+  // Of a target that is there already, a lack of bitmaps is told first.
+  if (compress && (create || !bitmaps)) refuseToCompress(format, values);
   const created = `${path}: error while converting ${format}: `;
   try {
     if (format === 'raw') return { preallocation: rawPreallocation(values) };

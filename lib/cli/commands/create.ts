@@ -1,34 +1,33 @@
 /** `create`: makes a new image. */
 import type { Context } from '../context.js';
-import {
-  createOptionsHelp,
-  createOptionTables,
-  qcow2CreateOptions,
-  rawPreallocation,
-} from '../create-options.js';
+import { createOptionsHelp, qcow2CreateOptions, rawPreallocation } from '../create-options.js';
 import { largestDisk } from '../disk-limits.js';
 import { creationWords, failure, openReason, reasonOf } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
-import { besideImage, knownDriver, localPath } from '../image-name.js';
+import { besideImage, exportUrl, knownDriver, localPath } from '../image-name.js';
 import { create, openDisk } from '../../index.js';
+import type { Storage } from '../../index.js';
 import { interruptible, orAborted } from '../interrupt.js';
-import { appendOptionList, asksForHelp, OptionValues } from '../o-options.js';
-import type { CreateOptions, ImageFormat } from '../../options.js';
+import { NewImageArguments } from '../new-image.js';
+import type { OptionValues } from '../o-options.js';
+import type { CreateOptions, ImageFormat, Source } from '../../options.js';
 import { spec } from '../specs/create.js';
 import { createRawImage } from '../raw-image.js';
 import { plainReferences } from '../references.js';
 import { sizeArgument, wholeSectors } from '../sizes.js';
 import { writingTo } from '../unfinished.js';
 
+const sectorSize = 512;
+
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
-  if (asksForHelp(request.optionList)) {
-    context.out.write(createOptionsHelp(outputFormatNamed(request.format), request.file !== undefined));
+  const { file, format, newImage } = request;
+  if (newImage.asksForHelp) {
+    context.out.write(createOptionsHelp(outputFormatNamed(format), file !== undefined));
     return 0;
   }
-  const { file, format } = request;
   if (file === undefined) throw new UsageFailure('Expecting image file name');
   try {
     await createImage(file, outputFormatNamed(format), request, context);
@@ -40,10 +39,8 @@ export async function run(words: readonly string[], context: Context): Promise<n
 
 interface Request {
   images: ImageArguments;
+  newImage: NewImageArguments;
   format: string;
-  optionList: string | null;
-  backing: string | null;
-  backingFormat: string | null;
   lookAtBacking: boolean;
   quiet: boolean;
   file: string | undefined;
@@ -55,48 +52,26 @@ function parse(words: readonly string[]): Request {
   const line = new CommandLine(spec.options, words);
   const request: Request = {
     images: new ImageArguments(),
+    newImage: new NewImageArguments(),
     format: 'raw',
-    optionList: null,
-    backing: null,
-    backingFormat: null,
     lookAtBacking: true,
     quiet: false,
     file: undefined,
     size: null,
   };
-  for (const { name, value } of line) takeOption(request, name, value);
+  for (const { name, value } of line) {
+    if (request.newImage.take(name, value)) continue;
+    if (name === 'object') request.images.take(name, value);
+    if (name === 'format') request.format = value;
+    if (name === 'backing-unsafe') request.lookAtBacking = false;
+    if (name === 'quiet') request.quiet = true;
+  }
   const [file, size, ...more] = line.positionals;
+  // Who asks for help gets it, whatever else stands there.
+  if (request.newImage.asksForHelp) return { ...request, file };
   if (size !== undefined) request.size = sizeArgument('image size', size);
   if (more[0] !== undefined) throw new UsageFailure(`Unexpected argument: ${more[0]}`);
   return { ...request, file };
-}
-
-type CreateOptionName = Exclude<(typeof spec.options)[number]['name'], 'help'>;
-
-function takeOption(request: Request, name: CreateOptionName, value: string): void {
-  switch (name) {
-    case 'format':
-      request.format = value;
-      break;
-    case 'options':
-      request.optionList = appendOptionList(request.optionList, value);
-      break;
-    case 'backing':
-      request.backing = value;
-      break;
-    case 'backing-format':
-      request.backingFormat = value;
-      break;
-    case 'backing-unsafe':
-      request.lookAtBacking = false;
-      break;
-    case 'quiet':
-      request.quiet = true;
-      break;
-    case 'object':
-      request.images.take(name, value);
-      break;
-  }
 }
 
 /** @throws Failure */
@@ -111,27 +86,30 @@ async function createImage(
   request: Request,
   context: Context,
 ): Promise<void> {
-  const path = localPath(file);
-  const values = new OptionValues(createOptionTables[format]);
-  if (request.optionList !== null) values.addList(request.optionList);
-  addBacking(values, format, request);
+  const server = exportUrl(file);
+  const path = server === null ? localPath(file) : file;
+  const values = request.newImage.values(format);
   await settleSize(values, file, path, request);
   if (!request.quiet) {
     context.out.write(`Formatting '${file}', fmt=${format} ${values.summary()}\n`);
     context.out.flush();
   }
-  const size = values.number('size') ?? 0n;
-  if (format === 'raw') await createRaw(path, size, values, context);
-  else await createQcow2(path, size, qcow2CreateOptions(values, request.images.secrets), context);
-}
-
-function addBacking(values: OptionValues, format: ImageFormat, { backing, backingFormat }: Request): void {
+  const bytes = values.number('size') ?? 0n;
   if (format === 'raw') {
-    if (backing !== null) throw new Failure("Backing file not supported for file format 'raw'");
-    if (backingFormat !== null) throw new Failure("Backing file format not supported for file format 'raw'");
+    const preallocation = rawPreallocation(values);
+    const size = exactSize(bytes, Number.MAX_SAFE_INTEGER, tooLarge('raw'));
+    if (server !== null) await onServer(server, (storage) => clearExport(storage, size));
+    else await writing(path, context, (signal) => createRawImage(path, size, { preallocation, signal }));
+    return;
   }
-  if (backing !== null) values.set('backing_file', backing);
-  if (backingFormat !== null) values.set('backing_fmt', backingFormat);
+  const options = withoutLooking(qcow2CreateOptions(values, request.images.secrets));
+  const size = exactQcow2Size(bytes, options);
+  const make = async (target: Source, signal: AbortSignal): Promise<void> => {
+    const image = await orAborted(create(target, size, options), signal);
+    await image.close();
+  };
+  if (server !== null) await onServer(server, make);
+  else await writing(path, context, (signal) => make(path, signal));
 }
 
 /** Finds the size, which may be given in two ways or be that of the backing file; looks at the backing file for it. */
@@ -191,34 +169,45 @@ async function lookAt(
   }
 }
 
-async function createRaw(path: string, bytes: bigint, values: OptionValues, context: Context): Promise<void> {
-  const preallocation = rawPreallocation(values);
-  const size = exactSize(bytes, Number.MAX_SAFE_INTEGER, tooLarge('raw'));
-  await interruptible((signal) =>
-    writingTo(path, context.complain, () => createRawImage(path, size, { preallocation, signal })),
-  ).catch((error: unknown) => {
+/** Makes a file, or leaves none behind. */
+async function writing(
+  path: string,
+  { complain }: Context,
+  work: (signal: AbortSignal) => Promise<void>,
+): Promise<void> {
+  await interruptible((signal) => writingTo(path, complain, () => work(signal))).catch((error: unknown) => {
     throw creationFailure(error, path);
   });
 }
 
-async function createQcow2(
-  path: string,
-  bytes: bigint,
-  options: CreateOptions,
-  context: Context,
+/** An export is there already and keeps its size: an image can be made in it, as qemu-img does. */
+async function onServer(
+  url: URL,
+  work: (storage: Storage, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const { clusterSize = 65536, extendedL2 = false } = options;
-  const largest = largestDisk(clusterSize, extendedL2);
-  const message = `${tooLarge('qcow2')} (try using a larger cluster size)`;
-  const size = exactSize(bytes, largest, message);
-  await interruptible((signal) =>
-    writingTo(path, context.complain, async () => {
-      const image = await orAborted(create(path, size, withoutLooking(options)), signal);
-      await image.close();
-    }),
-  ).catch((error: unknown) => {
-    throw creationFailure(error, path);
+  const { openNbdStorage } = await import('../remote-image.js');
+  const storage = await openNbdStorage(url, 'r+').catch((error: unknown) => {
+    const beginning = "Protocol driver 'nbd' does not support image creation, and opening the image failed: ";
+    throw failure(beginning, reasonOf(error, { name: url.href, writing: true }), error);
   });
+  try {
+    await interruptible((signal) => work(storage, signal));
+  } finally {
+    await storage.close();
+  }
+}
+
+/** A raw image in an export is what the export holds, but for a first sector that could pass for another format. */
+async function clearExport(storage: Storage, size: number): Promise<void> {
+  const room = await storage.size();
+  if (size > room) throw new Failure('Cannot grow NBD nodes', { hint: `The export has ${room} bytes.` });
+  await storage.write(new Uint8Array(Math.min(sectorSize, room)), 0);
+  await storage.flush();
+}
+
+function exactQcow2Size(bytes: bigint, { clusterSize = 65536, extendedL2 = false }: CreateOptions): number {
+  const message = `${tooLarge('qcow2')} (try using a larger cluster size)`;
+  return exactSize(bytes, largestDisk(clusterSize, extendedL2), message);
 }
 
 /** The backing file was looked at before, as far as it was to be, and may be in use. */

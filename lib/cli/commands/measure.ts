@@ -1,7 +1,7 @@
 /** `measure`: tells how large an image of a disk will be. */
 import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
-import { createOptionTables, measureOptions } from '../create-options.js';
+import { measureOptions } from '../create-options.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
 import { Failure } from '../failure.js';
@@ -10,7 +10,8 @@ import { ImageArguments } from '../image-arguments.js';
 import { measure } from '../../index.js';
 import type { Measurement } from '../../index.js';
 import { toJson } from '../json.js';
-import { appendOptionList, OptionValues } from '../o-options.js';
+import { NewImageArguments } from '../new-image.js';
+import type { OptionValues } from '../o-options.js';
 import type { ImageFormat } from '../../options.js';
 import { outputFormat } from '../output-format.js';
 import { openSnapshot, parseSnapshotChoice } from '../snapshot-choice.js';
@@ -34,7 +35,7 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
 interface Request {
   images: ImageArguments;
   targetFormat: string;
-  optionList: string | null;
+  newImage: NewImageArguments;
   output: string;
   snapshot: SnapshotChoice | null;
   /** Of an empty disk; null when there is a file. */
@@ -46,13 +47,12 @@ function parse(words: readonly string[]): Request {
   const line = new CommandLine(spec.options, words);
   const images = new ImageArguments();
   const found = { targetFormat: 'raw', output: 'human' };
-  let optionList: string | null = null;
+  const newImage = new NewImageArguments();
   let snapshot: SnapshotChoice | null = null;
   let size: bigint | null = null;
   for (const { name, value } of line) {
-    if (images.take(name, value)) continue;
+    if (images.take(name, value) || newImage.take(name, value)) continue;
     if (name === 'target-format') found.targetFormat = value;
-    if (name === 'target-format-options') optionList = appendOptionList(optionList, value);
     if (name === 'snapshot') snapshot = parseSnapshotChoice(value);
     if (name === 'size') size = sizeArgument('image size', value);
     if (name === 'output') found.output = outputFormat(value);
@@ -69,7 +69,7 @@ function parse(words: readonly string[]): Request {
   if (file !== undefined && size !== null) {
     throw new Failure('--size N cannot be used together with a filename.');
   }
-  return { ...found, images, optionList, snapshot, size, file };
+  return { ...found, images, newImage, snapshot, size, file };
 }
 
 async function measureImage(request: Request): Promise<Measurement> {
@@ -90,13 +90,7 @@ async function measureImage(request: Request): Promise<Measurement> {
 
 async function measureDisk(source: Parameters<typeof measure>[0], request: Request): Promise<Measurement> {
   const format = targetFormat(request);
-  const values = new OptionValues(createOptionTables[format]);
-  try {
-    if (request.optionList !== null) values.addList(request.optionList);
-  } catch (error) {
-    if (!(error instanceof Failure)) throw error;
-    throw new Failure(`${error.message}\nInvalid options for file format '${format}'`, { cause: error });
-  }
+  const values = listedOptions(request.newImage, format);
   const options = format === 'raw' ? { format } : measureOptions(values, request.images.secrets);
   try {
     return await measure(source, options);
@@ -105,6 +99,16 @@ async function measureDisk(source: Parameters<typeof measure>[0], request: Reque
     if (isTooLarge)
       throw new Failure('The image size is too large (try using a larger cluster size)', { cause: error });
     throw failure('', reasonOf(error, { name: request.file ?? '' }), error);
+  }
+}
+
+/** @throws Failure */
+function listedOptions(newImage: NewImageArguments, format: ImageFormat): OptionValues {
+  try {
+    return newImage.listed(format);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    throw new Failure(`${error.message}\nInvalid options for file format '${format}'`, { cause: error });
   }
 }
 

@@ -17,6 +17,7 @@ type Preallocation = NonNullable<CreateOptions['preallocation']>;
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   const { name, images, quiet } = request;
+  images.demandWritable(name);
   // Only to find the format; the opening in earnest takes the lock.
   const { disk, format } = await images.openDisk(name, { backing: 'none', lock: false });
   const { size } = disk;
@@ -49,11 +50,10 @@ interface Change {
 }
 
 function parse(words: readonly string[]): Request {
-  // The size is the last word whatever it looks like: `-1G` is no option.
-  const size = words.at(-1);
-  if (size === '--help' || size === '-h') throw new HelpWanted();
-  if (size === undefined || words.length < 2) throw new UsageFailure('Not enough arguments');
-  const line = new CommandLine(spec.options, words.slice(0, -1));
+  if (words.includes('--help') || words.includes('-h')) throw new HelpWanted();
+  if (words.length < 2) throw new UsageFailure('Not enough arguments');
+  const at = sizeIndex(words);
+  const line = new CommandLine(spec.options, words.toSpliced(at, 1));
   const images = new ImageArguments();
   let shrink = false;
   let quiet = false;
@@ -65,8 +65,16 @@ function parse(words: readonly string[]): Request {
     if (name === 'preallocation') preallocation = preallocationMode(value);
   }
   const [file, ...more] = line.positionals;
-  if (file === undefined || more.length > 0) throw new UsageFailure('Expecting image file name and size');
+  const size = words[at];
+  if (file === undefined || size === undefined || more.length > 0)
+    throw new UsageFailure('Expecting image file name and size');
   return { change: parseChange(size), images, shrink, preallocation, quiet, name: images.name(file) };
+}
+
+/** Where the size stands: `-1G` is no option wherever it is, and the last word is the size whatever it looks like. */
+function sizeIndex(words: readonly string[]): number {
+  const reducing = words.findIndex((word) => /^-\d/.test(word));
+  return reducing < 0 ? words.length - 1 : reducing;
 }
 
 function preallocationMode(value: string): Preallocation {

@@ -1,5 +1,5 @@
 /** The options of `bench`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, quiet } from './shared.js';
+import { format, imageOpts, looking, quiet } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -26,11 +26,8 @@ export const spec = {
     { name: 'native', letters: 'n', help: 'accepted for compatibility' },
     format,
     imageOpts,
-    forceShare,
-    denyReferences,
     quiet,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['bench disk.qcow2', 'bench -w -c 10000 -s 64k scratch.qcow2'],
 } as const satisfies CommandSpec;

@@ -1,5 +1,5 @@
 /** The options of `check`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, output, quiet } from './shared.js';
+import { format, imageOpts, looking, output, quiet } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -16,12 +16,9 @@ export const spec = {
       argument: 'WHAT',
       help: 'leaks: give lost space back; all: repair everything, at the risk of choosing wrongly',
     },
-    forceShare,
-    denyReferences,
     output,
     quiet,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['check disk.qcow2', 'check -r leaks disk.qcow2'],
 } as const satisfies CommandSpec;

@@ -1,5 +1,5 @@
 /** The options of `compare`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, progress, quiet } from './shared.js';
+import { format, imageOpts, looking, progress, quiet } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -18,10 +18,7 @@ export const spec = {
     progress,
     quiet,
     imageOpts,
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['compare a.qcow2 b.raw', 'compare -q -f raw -F qcow2 disk.raw disk.qcow2 && echo same'],
 } as const satisfies CommandSpec;

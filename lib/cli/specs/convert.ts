@@ -1,12 +1,9 @@
 /** The options of `convert`. */
 import {
   backingFormat,
-  denyReferences,
-  forceShare,
   format,
-  help,
   imageOpts,
-  object,
+  looking,
   progress,
   quiet,
   rateLimit,
@@ -79,10 +76,7 @@ export const spec = {
     { name: 'target-image-opts', help: 'with -n: the target is named by a list as for --image-opts' },
     progress,
     quiet,
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: [
     'convert -O qcow2 disk.raw disk.qcow2',

@@ -1,5 +1,5 @@
 /** The options of `dd`. */
-import { denyReferences, forceShare, format, help, imageOpts, object } from './shared.js';
+import { format, imageOpts, looking } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -13,10 +13,7 @@ export const spec = {
     format,
     imageOpts,
     { name: 'output-format', letters: 'O', argument: 'FMT', help: 'format of the new image (default: raw)' },
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['dd -f qcow2 -O raw bs=1M count=1 if=disk.qcow2 of=first-megabyte.raw'],
 } as const satisfies CommandSpec;

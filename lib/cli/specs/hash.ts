@@ -1,15 +1,5 @@
 /** The options of `hash`. */
-import {
-  denyReferences,
-  forceShare,
-  format,
-  help,
-  imageOpts,
-  object,
-  output,
-  progress,
-  quiet,
-} from './shared.js';
+import { format, imageOpts, looking, output, progress, quiet } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -39,10 +29,7 @@ export const spec = {
     output,
     progress,
     quiet,
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   notes: [
     'Each line has the first byte of a block and its hash, the last one the hash of the whole. ' +

@@ -1,5 +1,5 @@
 /** The options of `info`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, output } from './shared.js';
+import { format, imageOpts, looking, output } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -10,11 +10,8 @@ export const spec = {
     format,
     imageOpts,
     { name: 'backing-chain', help: 'tell about its backing files, too' },
-    forceShare,
-    denyReferences,
     output,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['info disk.qcow2', 'info --backing-chain --output=json overlay.qcow2'],
 } as const satisfies CommandSpec;

@@ -1,5 +1,5 @@
 /** The options of `map`. */
-import { denyReferences, forceShare, format, help, imageOpts, object, output } from './shared.js';
+import { format, imageOpts, looking, output } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -13,11 +13,8 @@ export const spec = {
     { name: 'max-length', letters: 'l', argument: 'LENGTH', help: 'how far to go (default: to the end)' },
     { name: 'html', argument: 'PAGE', help: 'write a page that shows the image, instead of the list' },
     { name: 'svg', argument: 'DRAWING', help: 'write a drawing of the image, instead of the list' },
-    forceShare,
-    denyReferences,
     output,
-    object,
-    help,
+    ...looking,
   ],
   examples: [
     'map disk.qcow2',

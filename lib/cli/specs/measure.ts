@@ -1,14 +1,5 @@
 /** The options of `measure`. */
-import {
-  denyReferences,
-  forceShare,
-  format,
-  help,
-  imageOpts,
-  object,
-  output,
-  snapshotChoice,
-} from './shared.js';
+import { format, imageOpts, looking, output, snapshotChoice } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -16,11 +7,12 @@ export const spec = {
   summary: 'Tell how large an image of a disk will be',
   operands: '[FILE]',
   options: [
-    format,
-    imageOpts,
+    { ...format, aliases: ['source-format'] },
+    { ...imageOpts, aliases: ['source-image-opts'] },
     { name: 'target-format', letters: 'O', argument: 'FMT', help: 'format of the new image (default: raw)' },
     {
       name: 'target-format-options',
+      aliases: ['options'],
       letters: 'o',
       argument: 'NAME=VALUE,...',
       help: 'options of the new image, as for create',
@@ -33,10 +25,7 @@ export const spec = {
     },
     snapshotChoice,
     output,
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['measure -O qcow2 disk.raw', 'measure --output=json -O qcow2 --size 10G'],
 } as const satisfies CommandSpec;

@@ -1,5 +1,5 @@
 /** The options of `serve`. */
-import { denyReferences, forceShare, format, help, imageOpts, object } from './shared.js';
+import { format, imageOpts, looking } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -43,10 +43,7 @@ export const spec = {
       argument: 'DIR',
       help: 'make clients use TLS: DIR has server-cert.pem, server-key.pem and, for clients that must have a certificate, too, ca-cert.pem',
     },
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['serve -k /run/disk.sock disk.qcow2', 'serve --snapshot -p 10809 backup.qcow2'],
 } as const satisfies CommandSpec;

@@ -1,5 +1,5 @@
 /** The options of `sha`. */
-import { denyReferences, forceShare, format, help, imageOpts, object } from './shared.js';
+import { format, imageOpts, looking } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -15,10 +15,7 @@ export const spec = {
     },
     format,
     imageOpts,
-    forceShare,
-    denyReferences,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['sha disk.qcow2', 'sha -a sha512 backup.qcow2'],
 } as const satisfies CommandSpec;

@@ -37,6 +37,8 @@ export const denyReferences = {
   name: 'deny-references',
   help: 'open nothing but the file named: refuse backing and external data files',
 } as const;
+/** What stands at the end for each command that only looks at images. */
+export const looking = [forceShare, denyReferences, object, help] as const;
 export const quiet = { name: 'quiet', letters: 'q', help: 'print nothing but errors' } as const;
 export const output = {
   name: 'output',

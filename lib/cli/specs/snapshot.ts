@@ -1,5 +1,5 @@
 /** The options of `snapshot`. */
-import { denyReferences, forceShare, help, imageOpts, object, quiet } from './shared.js';
+import { format, imageOpts, looking, quiet } from './shared.js';
 import type { CommandSpec } from './shared.js';
 
 export const spec = {
@@ -7,6 +7,7 @@ export const spec = {
   summary: 'List, make, apply and delete snapshots inside an image',
   operands: 'FILE',
   options: [
+    format,
     { name: 'list', letters: 'l', help: 'list the snapshots' },
     { name: 'create', letters: 'c', argument: 'NAME', help: 'keep the disk as it is now' },
     {
@@ -17,11 +18,8 @@ export const spec = {
     },
     { name: 'delete', letters: 'd', argument: 'NAME', help: 'delete a snapshot' },
     imageOpts,
-    forceShare,
-    denyReferences,
     quiet,
-    object,
-    help,
+    ...looking,
   ],
   examples: ['snapshot -c before-upgrade disk.qcow2', 'snapshot -l disk.qcow2'],
 } as const satisfies CommandSpec;

@@ -1,0 +1,97 @@
+/** In what this package's command line differs from qemu-img 7.2 on purpose, and whatever else differs. */
+import { isDeepStrictEqual } from 'node:util';
+import type { Comparison, Differences } from './beside.js';
+
+interface KnownDifference {
+  /** Why it is so. */
+  why: string;
+  /** Whether a command line and what came of it are a case of it. */
+  covers(args: readonly string[], comparison: Comparison): boolean;
+}
+
+const bothFail = ({ theirs, ours }: Comparison): boolean =>
+  theirs.code !== 0 && theirs.code === ours.code && theirs.stdout === ours.stdout;
+const names = (args: readonly string[], word: RegExp): boolean => args.some((arg) => word.test(arg));
+
+const knownDifferences: readonly KnownDifference[] = [
+  {
+    why: 'qemu-img gives up on an assertion there',
+    covers: (_, { theirs, ours }) => theirs.code === null && ours.code !== null,
+  },
+  {
+    why: 'a hint behind an error says what to do next',
+    covers: (_, comparison) =>
+      bothFail(comparison) && comparison.ours.stderr.startsWith(comparison.theirs.stderr),
+  },
+  {
+    why: 'formats and protocols that this package does not have are unknown to it whatever else is wrong',
+    covers: (args, comparison) => bothFail(comparison) && names(args, /vmdk|qcow3|driver=$/),
+  },
+  {
+    why: 'qemu-img writes over its own source, or over a file below it, and loses both',
+    covers: (args, { ours, files }) =>
+      ['convert', 'dd'].includes(args[0] ?? '') &&
+      ours.code === 1 &&
+      files.length === 0 &&
+      /Failed to get "write" lock|is (also )?the source/.test(ours.stderr),
+  },
+  {
+    why: 'what is wrong with a damaged image is told in words of our own, which say where',
+    covers: (args, comparison) =>
+      bothFail(comparison) &&
+      names(args, /cut\.qcow2|nothing\.qcow2|text\.raw|shared\.qcow2|corrupt\.qcow2|sparse\.raw/) &&
+      beginning(comparison.ours.stderr) === beginning(comparison.theirs.stderr),
+  },
+  {
+    why: 'that a way to write an option is deprecated in QEMU is not told',
+    covers: (_, { theirs, ours, files }) =>
+      theirs.code === ours.code &&
+      theirs.stdout === ours.stdout &&
+      files.length === 0 &&
+      withoutDeprecation(theirs.stderr) === ours.stderr,
+  },
+  {
+    why: 'the backing file cannot be exchanged by options: it is the one that the image names, or none',
+    covers: (args, { ours }) =>
+      names(args, /backing\.driver/) && ours.code === 1 && /option 'backing\./.test(ours.stderr),
+  },
+  {
+    why: 'QEMU 10 takes -SIZE right behind the name of the file, not only as the last word',
+    covers: (args) => args[0] === 'resize' && names(args.slice(0, -1), /^-\d/),
+  },
+  {
+    why: 'qemu-img prints "(null)" where no backing file was named',
+    covers: (_, comparison) => bothFail(comparison) && comparison.theirs.stderr.includes("'(null)'"),
+  },
+];
+
+/** All up to the reason why a file could not be opened. */
+const beginning = (text: string): string | undefined => /^PROGRAM: Could not open '[^']*'/m.exec(text)?.[0];
+
+const withoutDeprecation = (text: string): string =>
+  text.replaceAll(
+    /^PROGRAM: warning: (short-form boolean option '.*' deprecated\nPlease use .*|Use of "backing": "" is .*)\n/gm,
+    '',
+  );
+
+/** What differs and is not known to. */
+export function differences(args: readonly string[], comparison: Comparison): Differences {
+  const { theirs, ours, files } = comparison;
+  const found: string[] = [];
+  if (ours.code !== theirs.code) found.push(`exit code ${ours.code}, not ${theirs.code}`);
+  if (!isDeepStrictEqual(json(ours.stdout), json(theirs.stdout))) {
+    found.push(`stdout ${ours.stdout}\nnot ${theirs.stdout}`);
+  }
+  if (ours.stderr !== theirs.stderr) found.push(`stderr ${ours.stderr}\nnot ${theirs.stderr}`);
+  found.push(...files);
+  if (found.length === 0 || knownDifferences.some(({ covers }) => covers(args, comparison))) return [];
+  return found;
+}
+
+function json(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
