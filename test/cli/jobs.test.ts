@@ -51,7 +51,6 @@ sameResult(
   -c x luks.qcow2
   -l luks.qcow2
   --object secret,id=s,data=geheim --image-opts -c x driver=qcow2,file.filename=luks.qcow2,encrypt.key-secret=s
-  -f qcow2 -l states.qcow2
   -l orphan.qcow2
   -c x orphan.qcow2
   -c x overlay.qcow2

@@ -1,12 +1,14 @@
 /** Images on servers, named on the command line as qemu-img takes them. */
 import { readFile } from 'node:fs/promises';
-import { writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
+import { makeCertificates } from '../support/certificates.js';
 import { serveFile } from '../support/http-server.js';
 import { qemuCompare, qemuImg, qemuIo } from '../support/oracle.js';
 import { qemuNbd } from '../support/qemu-nbd.js';
 import { useTempDir } from '../support/temp-dir.js';
-import { qcow2 } from './run.js';
+import { qcow2, qcow2Process, qemuImg as theirs } from './run.js';
 
 const path = useTempDir();
 
@@ -79,11 +81,30 @@ describe('an image on a server', () => {
     }
   });
 
-  it('that is not there is named', async () => {
-    const { code, stderr } = await qcow2(['info', `nbd+unix:///?socket=${path('none')}`], path());
-    expect(code).toBe(1);
-    expect(stderr).toContain('ENOENT');
-    expect((await qcow2(['info', 'nbd:'], path())).code).toBe(1);
+  const nobody = ['nbd+unix:///?socket=none', 'nbd:unix:none', 'nbd:127.0.0.1:1', 'nbd://127.0.0.1:1/x'];
+  it.each([
+    ...[...nobody, 'nbd:', 'nbd:foo'].map((name) => `info ${name}`),
+    ...nobody.map((name) => `create -q -f qcow2 ${name} 1M`),
+  ])('that is not there is named as qemu-img names it: %s', async (line) => {
+    expect(await qcow2(line.split(' '), path())).toEqual(await theirs(line.split(' '), path()));
+  });
+
+  it('of HTTPS is opened when its certificate is trusted, and refused when not', async () => {
+    const certificates = makeCertificates(path('tls'));
+    const file = (name: string): Buffer => readFileSync(join(certificates, name));
+    const image = await makeImage();
+    await using server = await serveFile(readFileSync(image), {
+      key: file('server-key.pem'),
+      cert: file('server-cert.pem'),
+    });
+    const convert = ['convert', '-O', 'raw', server.url.href, 'copy.raw'];
+    const refused = await qcow2Process(convert, path());
+    expect(refused).toMatchObject({ code: 1, stdout: '' });
+    expect(refused.stderr).toMatch(/certificate/);
+    expect(existsSync(path('copy.raw'))).toBe(false);
+    const trusted = { NODE_EXTRA_CA_CERTS: join(certificates, 'ca-cert.pem') };
+    expect(await qcow2Process(convert, path(), trusted)).toEqual({ code: 0, stdout: '', stderr: '' });
+    expect(await qemuCompare(path('copy.raw'), image, { a: 'raw' })).toMatchObject({ same: true });
   });
 });
 
@@ -108,6 +129,43 @@ describe('an NBD server', () => {
     if (format === 'qcow2') await qemuImg(['check', '-q', '-f', 'qcow2', path('export')]);
   });
 
+  it.each([
+    '-f qcow2 NAME 1M',
+    '-f qcow2 NAME 100M',
+    '-f raw NAME 1M',
+    '-f qcow2 -o preallocation=metadata NAME 4M',
+  ])('lets an image be created in an export, as by qemu-img: create %s', async (line) => {
+    const results = [];
+    for (const create of [qcow2, theirs]) {
+      await qemuImg(['create', '-q', '-f', 'raw', path('export'), '8M']);
+      await qemuIo(path('export'), ['write -P 9 0 8M'], { format: 'raw' });
+      await using server = await qemuNbd(path('socket'), ['-f', 'raw', path('export')]);
+      const words = ['create', ...line.replace('NAME', server.uri).split(' ')];
+      const outcome = await create(words, path());
+      const info = (await qemuImg(['info', '--output=json', server.uri])).stdout;
+      const compared = line.includes('raw') ? readFileSync(path('export')).subarray(0, 512) : info;
+      results.push({ outcome, info, compared });
+    }
+    expect(results[0]).toEqual(results[1]);
+  });
+
+  it('refuses a raw image larger than its export, which stays as it was', async () => {
+    writeFileSync(path('export'), Buffer.alloc(65536, 7));
+    await using server = await qemuNbd(path('socket'), ['-f', 'raw', path('export')]);
+    const { code, stderr } = await qcow2(['create', '-q', server.uri, '128k'], path());
+    expect(code).toBe(1);
+    expect(stderr).toBe(`PROGRAM: ${server.uri}: Cannot grow NBD nodes\nThe export has 65536 bytes.\n`);
+    expect(readFileSync(path('export'))).toEqual(Buffer.alloc(65536, 7));
+  });
+
+  it('may be named in the old way, with the name of the export behind it', async () => {
+    await qemuImg(['create', '-q', '-f', 'raw', path('export'), '8M']);
+    await using server = await qemuNbd(path('socket'), ['-x', 'one', '-f', 'raw', path('export')]);
+    expect(server.uri).toContain('socket');
+    const words = ['measure', '-O', 'qcow2', 'nbd:unix:socket:exportname=one'];
+    expect(await qcow2(words, path())).toEqual(await theirs(words, path()));
+  });
+
   it('is named by options, and a target too small is refused untouched', async () => {
     const image = await makeImage();
     await qemuImg(['create', '-q', '-f', 'raw', path('export'), '8M']);
@@ -126,7 +184,8 @@ describe('an NBD server', () => {
     ]) {
       const info = await qcow2(['info', ...words], path());
       expect(info).toMatchObject({ code: 0, stderr: '' });
-      expect(info.stdout).toContain('file format: raw\nvirtual size: 8 MiB');
+      const format = /^file format: .*$/m.exec((await theirs(['info', ...words], path())).stdout)?.[0];
+      expect(info.stdout).toContain(`${format}\nvirtual size: 8 MiB`);
     }
     const target = `driver=raw,file.driver=nbd,${prefixed}`;
     const small = await qcow2(['convert', '-n', '--target-image-opts', image, target], path());

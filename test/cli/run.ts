@@ -18,12 +18,17 @@ export interface Outcome {
 const environment = { ...process.env, TZ: 'UTC', LC_ALL: 'C.UTF-8' };
 process.env.TZ = 'UTC';
 
-function run(program: string, args: readonly string[], cwd: string): Promise<Outcome> {
+function run(
+  program: string,
+  args: readonly string[],
+  cwd: string,
+  more: Readonly<Record<string, string>> = {},
+): Promise<Outcome> {
   return new Promise((resolve) => {
     const child = execFile(
       program,
       args,
-      { cwd, encoding: 'utf8', env: environment },
+      { cwd, encoding: 'utf8', env: { ...environment, ...more } },
       (_, stdout, stderr) => {
         resolve({ code: child.exitCode, stdout, stderr });
       },
@@ -35,9 +40,13 @@ export async function qemuImg(args: readonly string[], cwd: string): Promise<Out
   return normalised(await run('qemu-img', args, cwd));
 }
 
-/** The program as a process of its own, for what only a process shows. */
-export async function qcow2Process(args: readonly string[], cwd: string): Promise<Outcome> {
-  return normalised(await run(process.execPath, [mainScript, ...args], cwd));
+/** The program as a process of its own, for what only a process shows. @param more variables of its environment */
+export async function qcow2Process(
+  args: readonly string[],
+  cwd: string,
+  more: Readonly<Record<string, string>> = {},
+): Promise<Outcome> {
+  return normalised(await run(process.execPath, [mainScript, ...args], cwd, more));
 }
 
 class Collected implements Sink {
