@@ -1,7 +1,7 @@
 /** Says in qemu-img's words what went wrong, where it has words for it; else in the library's own. */
 import { statSync } from 'node:fs';
 import { getSystemErrorMap } from 'node:util';
-import { Failure } from './failure.js';
+import { Failure, isTold } from './failure.js';
 import { Qcow2Error } from '../errors.js';
 
 /** What the C library calls the errors that files meet. */
@@ -103,6 +103,11 @@ export function failure(beginning: string, reason: Reason, cause: unknown): Fail
     ...(reason.hint === undefined ? {} : { hint: reason.hint }),
     cause,
   });
+}
+
+/** An error as the user is told it: behind a beginning, unless it says all there is to say itself. */
+export function explained(beginning: string, error: unknown, image: Concerned): unknown {
+  return isTold(error) ? error : failure(beginning, reasonOf(error, image), error);
 }
 
 /** Why an image could not be opened. */

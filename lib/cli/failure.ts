@@ -28,5 +28,12 @@ export class BrokenPipe extends Error {
   override readonly name = 'BrokenPipe';
 }
 
+/** Whether an error says all there is to say as it is. */
+export function isTold(error: unknown): boolean {
+  return (
+    error instanceof Failure || (error instanceof Error && ['Interrupted', 'BrokenPipe'].includes(error.name))
+  );
+}
+
 /** What a shell reports for a program that SIGPIPE ended. */
 export const brokenPipeExitCode = 141;

@@ -137,16 +137,16 @@ function jsonOptions(given: string): ImageOptions {
 
 /** `{"file": {"filename": "x"}}` says the same as `{"file.filename": "x"}`. */
 function flatten(object: object, prefix: string): [string, string][] {
-  return Object.entries(object).flatMap(([name, value]: [string, unknown]): [string, string][] =>
-    typeof value === 'object' && value !== null
-      ? flatten(value, `${prefix}${name}.`)
-      : [
-          [
-            prefix + name,
-            value === null ? '' : value === true ? 'on' : value === false ? 'off' : String(value),
-          ],
-        ],
-  );
+  return Object.entries(object).flatMap(([name, value]: [string, unknown]): [string, string][] => {
+    if (typeof value === 'object' && value !== null) return flatten(value, `${prefix}${name}.`);
+    return [[prefix + name, plainText(value as string | number | boolean | null)]];
+  });
+}
+
+/** A value of JSON that is no object, as one would write it in a list. */
+function plainText(value: string | number | boolean | null): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  return value === null ? '' : String(value);
 }
 
 /** Options that are understood by any format and change nothing here. */

@@ -39,7 +39,9 @@ export async function interruptible<T>(work: (signal: AbortSignal) => Promise<T>
   const restore = (): void => void process.off('SIGINT', stop).off('SIGTERM', stop);
   process.on('SIGINT', stop).on('SIGTERM', stop);
   try {
-    return await work(controller.signal);
+    const result = await work(controller.signal);
+    controller.signal.throwIfAborted();
+    return result;
   } catch (error) {
     throw controller.signal.aborted ? controller.signal.reason : error;
   } finally {

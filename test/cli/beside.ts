@@ -71,8 +71,9 @@ export class Beside {
     const compared = await qemuImg(['compare', '-U', here, there], this.#ours);
     if (compared.code === 1) return compared.stdout;
     if (info.format !== 'qcow2') return null;
-    const checks = [await check(this.#ours, file), await check(this.#theirs, file)];
-    return checks[0] === checks[1] ? null : `check ends with ${checks[0]}, not ${checks[1]}`;
+    const found = await check(this.#ours, file);
+    const wanted = await check(this.#theirs, file);
+    return found === wanted ? null : `check ends with ${String(found)}, not ${String(wanted)}`;
   }
 
   #putBack(whose: 'ours' | 'theirs', directory: string, files: readonly string[]): void {

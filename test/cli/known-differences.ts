@@ -6,7 +6,7 @@ interface KnownDifference {
   /** Why it is so. */
   why: string;
   /** Whether a command line and what came of it are a case of it. */
-  covers(args: readonly string[], comparison: Comparison): boolean;
+  covers: (args: readonly string[], comparison: Comparison) => boolean;
 }
 
 const bothFail = ({ theirs, ours }: Comparison): boolean =>
@@ -78,7 +78,7 @@ const withoutDeprecation = (text: string): string =>
 export function differences(args: readonly string[], comparison: Comparison): Differences {
   const { theirs, ours, files } = comparison;
   const found: string[] = [];
-  if (ours.code !== theirs.code) found.push(`exit code ${ours.code}, not ${theirs.code}`);
+  if (ours.code !== theirs.code) found.push(`exit code ${String(ours.code)}, not ${String(theirs.code)}`);
   if (!isDeepStrictEqual(json(ours.stdout), json(theirs.stdout))) {
     found.push(`stdout ${ours.stdout}\nnot ${theirs.stdout}`);
   }

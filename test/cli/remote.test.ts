@@ -185,7 +185,7 @@ describe('an NBD server', () => {
       const info = await qcow2(['info', ...words], path());
       expect(info).toMatchObject({ code: 0, stderr: '' });
       const format = /^file format: .*$/m.exec((await theirs(['info', ...words], path())).stdout)?.[0];
-      expect(info.stdout).toContain(`${format}\nvirtual size: 8 MiB`);
+      expect(info.stdout).toContain(`${String(format)}\nvirtual size: 8 MiB`);
     }
     const target = `driver=raw,file.driver=nbd,${prefixed}`;
     const small = await qcow2(['convert', '-n', '--target-image-opts', image, target], path());

@@ -6,7 +6,7 @@ import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
-import { Failure, UsageFailure } from '../failure.js';
+import { Failure, isTold, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
@@ -93,8 +93,7 @@ async function amend(
   const keys = keyChange(values, images.secrets, { unlock, force });
   progress?.begin();
   await interruptible((signal) => change(disk, { ...options, signal }, keys)).catch((error: unknown) => {
-    const isSignal = error instanceof Failure || (error instanceof Error && error.name === 'Interrupted');
-    throw isSignal ? error : failure('', reason(error, disk, name), error);
+    throw isTold(error) ? error : failure('', reason(error, disk, name), error);
   });
 }
 
@@ -103,6 +102,7 @@ async function change(disk: Qcow2, options: AmendOptions, keys: KeyChange): Prom
   if (keys !== null && 'remove' in keys) await removeKey(disk, keys.remove);
   const { size, ...others } = options;
   await disk.amend(others);
+  others.signal?.throwIfAborted();
   // Unlike the library, qemu-img cuts off what is past the new size.
   if (size !== undefined) await disk.resize(size, { shrink: true });
 }

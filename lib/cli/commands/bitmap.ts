@@ -8,6 +8,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { parseImageName } from '../image-name.js';
 import type { Disk, Qcow2 } from '../../index.js';
+import { interruptible } from '../interrupt.js';
 import { sizeArgument } from '../sizes.js';
 import { spec } from '../specs/bitmap.js';
 
@@ -103,6 +104,7 @@ async function perform(action: Action, disk: Disk, source: Disk, request: Reques
     }
     await act(action, disk, source, request);
   } catch (error) {
+    if (error instanceof Error && error.name === 'Interrupted') throw error;
     throw failure(
       `Operation ${action.name} on bitmap ${bitmap} failed: `,
       reason(error, action, disk, bitmap),
@@ -142,7 +144,9 @@ async function merge(disk: Qcow2, bitmap: string, source: Disk, sourceBitmap: st
         "and can't be merged",
     );
   }
-  await disk.bitmaps.merge(bitmap, [{ disk: source, name: sourceBitmap }]);
+  await interruptible((signal) =>
+    disk.bitmaps.merge(bitmap, [{ disk: source, name: sourceBitmap }], { signal }),
+  );
 }
 
 const notFound = (bitmap: string): string => `Dirty bitmap '${bitmap}' not found`;

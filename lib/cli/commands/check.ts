@@ -2,7 +2,7 @@
 import { checkCacheMode } from '../cache-mode.js';
 import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
-import { reasonOf, failure } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -113,7 +113,7 @@ async function examine(
       }),
     ),
   ).catch((error: unknown) => {
-    throw failure('Check failed: ', reasonOf(error, { name: name.given }), error);
+    throw explained('Check failed: ', error, { name: name.given });
   });
   const { clusterSize } = await disk.info();
   for (const line of findingLines(report, clusterSize)) context.say(`${line}\n`);

@@ -3,7 +3,7 @@ import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
 import { describeChain, isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
-import { failure, reasonOf } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -83,10 +83,7 @@ async function commit(
       ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
     }),
   ).catch((error: unknown) => {
-    const reason = reasonOf(error, { name: name.given, writing: true });
-    throw error instanceof Error && error.name === 'Interrupted'
-      ? error
-      : failure('Could not commit: ', reason, error);
+    throw explained('Could not commit: ', error, { name: name.given, writing: true });
   });
 }
 

@@ -1,6 +1,6 @@
 /** `compact`: makes an image file as small as it can be. */
 import type { Context } from '../context.js';
-import { failure, reasonOf } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -31,7 +31,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
       );
     });
   } catch (error) {
-    throw failure('', reasonOf(error, { name: name.given }), error);
+    throw explained('', error, { name: name.given });
   } finally {
     await disk.close();
   }

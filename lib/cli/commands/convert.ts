@@ -17,7 +17,7 @@ import {
   systemErrorText,
   systemErrorWords,
 } from '../error-text.js';
-import { Failure } from '../failure.js';
+import { Failure, isTold } from '../failure.js';
 import { localPath, parseImageName, remoteUrl } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
 import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from '../../index.js';
@@ -290,7 +290,7 @@ function conversionFailure(
   { given: target, path, format }: Target,
   request: ConvertRequest,
 ): unknown {
-  if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
+  if (isTold(error)) return error;
   if (hasCode(error, 'ERR_QCOW2_CONFLICT') && error.feature === 'size') {
     return new Failure('output file is smaller than input file', { cause: error });
   }

@@ -2,7 +2,7 @@
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { creationWords, failure, isDirectory, reasonOf, systemErrorWords } from '../error-text.js';
-import { Failure } from '../failure.js';
+import { Failure, isTold } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { localPath } from '../image-name.js';
@@ -142,7 +142,7 @@ function partOf(disk: Disk, { blockSize, count, skip, input }: Request, { compla
 }
 
 function copyFailure(error: unknown, output: string, path: string): unknown {
-  if (error instanceof Failure || (error instanceof Error && error.name === 'Interrupted')) return error;
+  if (isTold(error)) return error;
   const isCreation =
     path === '' ||
     isDirectory(path) ||

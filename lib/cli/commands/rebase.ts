@@ -4,7 +4,7 @@ import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, openReason, reasonOf } from '../error-text.js';
-import { Failure, UsageFailure } from '../failure.js';
+import { Failure, isTold, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { besideImage, knownDriver, localPath, parseImageName } from '../image-name.js';
@@ -92,7 +92,7 @@ async function rebase(disk: Disk, request: Request, progress: ProgressDisplay | 
       ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
     }),
   ).catch((error: unknown) => {
-    if (error instanceof Error && error.name === 'Interrupted') throw error;
+    if (isTold(error)) throw error;
     const cannotBe = error instanceof TypeError || hasCode(error, 'ERR_QCOW2_CONFLICT', 'ERR_QCOW2_LIMIT');
     const text = cannotBe ? 'Invalid argument' : reasonOf(error, { name: name.given, writing: true }).text;
     throw failure('', { text: refuse(text).message }, error);

@@ -1,6 +1,6 @@
 /** `rehydrate`: makes an image of the structure that `dehydrate` wrote. */
 import type { Context } from '../context.js';
-import { failure, reasonOf } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { rehydrate } from '../../index.js';
@@ -21,7 +21,7 @@ export async function run(words: readonly string[], { complain }: Context): Prom
       interruptible((signal) => rehydrate(container === '-' ? process.stdin : container, target, { signal })),
     );
   } catch (error) {
-    throw failure('', reasonOf(error, { name: container }), error);
+    throw explained('', error, { name: container });
   }
   return 0;
 }

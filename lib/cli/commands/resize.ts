@@ -1,11 +1,12 @@
 /** `resize`: changes the size of a disk. */
 import type { Context } from '../context.js';
 import { largestDisk } from '../disk-limits.js';
-import { reasonOf, failure, openFailure } from '../error-text.js';
+import { explained, openFailure } from '../error-text.js';
 import { Failure, HelpWanted, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
+import { interruptible } from '../interrupt.js';
 import { resizeRaw } from '../../index.js';
 import type { CreateOptions } from '../../options.js';
 import { spec } from '../specs/resize.js';
@@ -26,7 +27,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
     if (format === 'raw') await resizeRawImage(size, request, context);
     else await resizeQcow2(request, context);
   } catch (error) {
-    throw error instanceof Failure ? error : failure('', reasonOf(error, { name: name.given }), error);
+    throw explained('', error, { name: name.given });
   }
   if (!quiet) context.out.write('Image resized.\n');
   return 0;
@@ -115,7 +116,7 @@ async function resizeQcow2(request: Request, context: Context): Promise<void> {
     if (size > largestDisk(clusterSize, extendedL2)) {
       throw new Failure('Failed to grow the L1 table: File too large');
     }
-    await disk.resize(size, { shrink, preallocation });
+    await interruptible((signal) => disk.resize(size, { shrink, preallocation, signal }));
   } finally {
     await disk.close();
   }

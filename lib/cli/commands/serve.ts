@@ -10,7 +10,7 @@ import type { ImageName } from '../image-name.js';
 import { openTemporaryOverlay } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { serveNbd, type ServeDiskOptions } from '../../nbd/index.js';
-import { interruptible } from '../interrupt.js';
+import { interruptible, Interrupted } from '../interrupt.js';
 import { spec } from '../specs/serve.js';
 
 export async function run(words: readonly string[], { out, complain }: Context): Promise<number> {
@@ -29,6 +29,9 @@ export async function run(words: readonly string[], { out, complain }: Context):
       out.flush();
       await untilAborted(signal);
       await server.close();
+    }).catch((error: unknown) => {
+      // That is how a server is meant to end.
+      if (!(error instanceof Interrupted)) throw error;
     });
   } finally {
     await disk.close();

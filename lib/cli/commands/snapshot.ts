@@ -9,7 +9,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { Disk, Qcow2 } from '../../index.js';
-import { interruptible, orAborted } from '../interrupt.js';
+import { interruptible } from '../interrupt.js';
 import { snapshotTable } from '../print-snapshots.js';
 import { spec } from '../specs/snapshot.js';
 
@@ -21,7 +21,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
       : await images.openForWriting(name, context);
   try {
     if (action?.kind === 'list') await list(disk, context);
-    else if (action !== null) await interruptible((signal) => orAborted(change(disk, action), signal));
+    else if (action !== null) await interruptible((signal) => change(disk, action, signal));
   } finally {
     await disk.close();
   }
@@ -62,13 +62,14 @@ async function list(disk: Disk, { out }: Context): Promise<void> {
   if (snapshots.length > 0) out.write(snapshotTable(snapshots, (text) => out.foreign(text)));
 }
 
-async function change(disk: Disk, { kind, which }: Action): Promise<void> {
+async function change(disk: Disk, { kind, which }: Action, signal: AbortSignal): Promise<void> {
   try {
     if (!isQcow2(disk)) throw new Failure(reasonsOfRaw[kind]);
-    if (kind === 'create') await disk.snapshots.create({ name: which });
-    if (kind === 'apply') await disk.snapshots.apply(which);
-    if (kind === 'delete') await disk.snapshots.delete(await idOf(disk, which));
+    if (kind === 'create') await disk.snapshots.create({ name: which, signal });
+    if (kind === 'apply') await disk.snapshots.apply(which, { signal });
+    if (kind === 'delete') await disk.snapshots.delete(await idOf(disk, which), { signal });
   } catch (error) {
+    signal.throwIfAborted();
     const hasBitmaps = isQcow2(disk) && disk.header.bitmaps !== null;
     throw failure(`Could not ${kind} snapshot '${which}': `, reason(error, kind, hasBitmaps), error);
   }

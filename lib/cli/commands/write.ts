@@ -1,6 +1,6 @@
 /** `write`: writes standard input to a disk. */
 import type { Context } from '../context.js';
-import { failure, reasonOf } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { Failure } from '../failure.js';
 import { parseImageCommand } from '../image-command.js';
 import type { WritableDisk } from '../../index.js';
@@ -22,8 +22,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   } catch (error) {
     // The first failure is the one to tell.
     await disk.close().catch(() => undefined);
-    const isTold = error instanceof Failure || (error instanceof Error && error.name === 'Interrupted');
-    throw isTold ? error : failure('error while writing: ', reasonOf(error, { name: file }), error);
+    throw explained('error while writing: ', error, { name: file });
   }
   return 0;
 }
