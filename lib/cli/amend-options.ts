@@ -75,10 +75,7 @@ export interface Amended {
  */
 export function amendOptions(values: OptionValues, image: Amended, program: string): AmendOptions {
   const version = versionOption(values);
-  if (
-    isOther(values.text('backing_file'), image.backing?.name) ||
-    isOther(values.text('backing_fmt'), image.backing?.format)
-  ) {
+  if (namesOtherBacking(values, image)) {
     throw new Failure('Cannot amend the backing file', { hint: `You can use '${program} rebase' instead.` });
   }
   if (values.has('data_file') && image.dataFile === null) {
@@ -107,8 +104,12 @@ export function amendOptions(values: OptionValues, image: Amended, program: stri
 }
 
 /** Whether an option asks for something else than what there is. */
-function isOther(wanted: string | undefined, there: string | null | undefined): boolean {
-  return wanted !== undefined && wanted !== (there ?? '');
+/** Name and format of the backing file may be given, but only both together and as they are. */
+function namesOtherBacking(values: OptionValues, { backing }: Amended): boolean {
+  const name = values.text('backing_file');
+  const format = values.text('backing_fmt');
+  if (name === undefined && format === undefined) return false;
+  return name !== backing?.name || format !== (backing?.format ?? undefined);
 }
 
 function versionOption(values: OptionValues): 2 | 3 | undefined {

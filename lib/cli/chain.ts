@@ -19,7 +19,9 @@ export async function describe(
   images: ImageArguments,
   opening: Pick<Opening, 'lock' | 'dataFile'> = {},
 ): Promise<ImageDescription> {
-  const { disk, format } = await images.openDisk(name, { ...opening, backing: 'none' });
+  // Nothing of the guest's is looked at, so that no secret is needed.
+  const alone = { ...opening, backing: 'none', withoutSecret: true } as const;
+  const { disk, format } = await images.openDisk(name, alone);
   try {
     const details = isQcow2(disk) ? await disk.info() : null;
     const backing = details?.backing ?? null;

@@ -195,14 +195,17 @@ export function refuseContradictions(request: ConvertRequest): void {
   if (!request.create && request.newImage.hasOptions) {
     throw new Failure('-o has no effect when skipping image creation');
   }
+  if (request.skipBrokenBitmaps && !request.bitmaps) {
+    throw new Failure('Use of --skip-broken-bitmaps requires --bitmaps');
+  }
   if (request.create && request.targetImageOpts) {
     throw new Failure('--target-image-opts requires use of -n flag');
   }
   if (request.create && request.targetIsZero) {
     throw new Failure('--target-is-zero requires use of -n flag');
   }
-  if (request.skipBrokenBitmaps && !request.bitmaps) {
-    throw new Failure('Use of --skip-broken-bitmaps requires --bitmaps');
+  if (request.targetIsZero && request.newImage.hasBacking) {
+    throw new Failure('Cannot use --target-is-zero when the destination image has a backing file');
   }
   const sources = request.files.length - 1;
   if (sources < 1) throw new Failure('Must specify image file name');

@@ -177,7 +177,7 @@ export function measureOptions(values: OptionValues, secrets: Secrets): MeasureO
     refcountBits: refcountBits(values),
     ...defined({
       preallocation,
-      encryption: encryptionOption(values, secrets),
+      encryption: isLegacyEncryption(values) ? undefined : encryptionOption(values, secrets),
       backing: backing === undefined ? undefined : { name: backing },
     }),
   };
@@ -250,6 +250,11 @@ function backingOption(values: OptionValues): CreateOptions['backing'] {
   if (name !== undefined) return { name, ...(format === undefined ? {} : { format }) };
   if (format !== undefined) throw new Failure('Backing format cannot be used without backing file');
   return undefined;
+}
+
+/** AES takes no room of its own, so that it can be measured without a secret. */
+function isLegacyEncryption(values: OptionValues): boolean {
+  return values.switch('encryption') === true && !values.has('encrypt.format');
 }
 
 function refuseEncryptionAliasTwice(values: OptionValues): void {

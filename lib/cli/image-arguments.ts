@@ -16,6 +16,8 @@ import { plainReferences } from './references.js';
 export interface Opening extends Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock' | 'dataFile'> {
   /** The guest's data is asked for, so that an encrypted image needs its secret. */
   data?: true;
+  /** No secret is asked for, though one be named. */
+  withoutSecret?: true;
 }
 
 export class ImageArguments {
@@ -83,7 +85,9 @@ export class ImageArguments {
       // What comes from a server does not get to name files of this machine.
       resolve: this.#denyReferences || name.remote !== undefined ? 'deny' : plainReferences(name.path),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),
-      ...(name.keySecret === undefined ? {} : { secret: this.secrets.get(name.keySecret) }),
+      ...(name.keySecret === undefined || opening.withoutSecret === true
+        ? {}
+        : { secret: this.secrets.get(name.keySecret) }),
     };
   }
 

@@ -35,7 +35,14 @@ export interface ImageName {
 export function parseImageName(given: string, options: { imageOpts: boolean; format?: string }): ImageName {
   try {
     if (options.imageOpts) return fromOptions(given, listOptions(given));
-    if (given.startsWith('json:')) return fromOptions(given, jsonOptions(given));
+    if (given.startsWith('json:')) {
+      // What -f says counts more than what is inside.
+      const { format } = options;
+      return fromOptions(
+        given,
+        new Map([...jsonOptions(given), ...(format === undefined ? [] : [['driver', format] as const])]),
+      );
+    }
     const format = options.format === undefined ? undefined : knownDriver(options.format);
     const remote = remoteUrl(given);
     const path = remote === null ? localPath(given) : given;

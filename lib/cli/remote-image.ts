@@ -1,7 +1,7 @@
 /** Images on servers, for names such as `https://host/disk.qcow2` and `nbd+unix:///?socket=path`. */
 import { NbdStorage, openNbd } from '../nbd/index.js';
 import type { Source } from '../options.js';
-import { systemErrorWords } from './error-text.js';
+import { failure, reasonOf, systemErrorWords } from './error-text.js';
 import { Failure } from './failure.js';
 
 /** What the library is to open for a URL. A connection that is idle does not keep the program from ending. */
@@ -21,6 +21,16 @@ export async function openNbdStorage(url: URL, mode: 'r' | 'r+'): Promise<NbdSto
     return new NbdStorage(await openNbd(url, { mode }));
   } catch (error) {
     throw connectionFailure(error, url) ?? error;
+  }
+}
+
+/** An export in which a new image is to be made: it is there already, and keeps its size. */
+export async function openExport(url: URL): Promise<NbdStorage> {
+  try {
+    return await openNbdStorage(url, 'r+');
+  } catch (error) {
+    const beginning = "Protocol driver 'nbd' does not support image creation, and opening the image failed: ";
+    throw failure(beginning, reasonOf(error, { name: url.href, writing: true }), error);
   }
 }
 

@@ -9,6 +9,7 @@ describe('COMMAND --help', () => {
       const { code, stdout, stderr } = await qcow2([command, letter], '.');
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
       expect(stdout).toMatch(new RegExp(`^usage: qcow2 ${command} `));
+      expect(stdout).toMatch(new RegExp(`^Examples:\n  qcow2 ${command}`, 'm'));
     }
   });
 });

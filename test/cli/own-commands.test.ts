@@ -1,9 +1,10 @@
 /** The commands that qemu-img does not have, judged by it and by what the images are known to hold. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { allSpecs } from '../../lib/cli/registry.js';
 import { makeFixtures } from './fixtures.js';
 import { mainScript, qcow2, removeDirectories, tool } from './run.js';
 
@@ -100,15 +101,16 @@ describe('inspect', () => {
 });
 
 describe('what is made from the option tables', () => {
-  it.each([
-    ['bash', ['bash', '-n']],
-    ['zsh', null],
-    ['fish', null],
-  ] as const)('completion for %s', async (shell, parser) => {
+  it.each(['bash', 'zsh', 'fish'])('completion for %s has every command and option', async (shell) => {
     const { code, stdout } = await qcow2(['completion', shell], directory);
     expect(code).toBe(0);
-    for (const word of ['convert', 'snapshot', 'source-format', 'inspect']) expect(stdout).toContain(word);
-    if (parser !== null) execFileSync(parser[0], parser.slice(1), { input: stdout });
+    for (const { name, options } of await allSpecs()) {
+      expect(stdout).toContain(name);
+      for (const option of options) expect(stdout).toContain(option.name);
+    }
+    writeFileSync(join(directory, `completion.${shell}`), stdout);
+    if (isThere(shell)) execFileSync(shell, ['-n', `completion.${shell}`], { cwd: directory, stdio: 'pipe' });
+    else console.warn(`${shell} is not installed: its syntax check of the completion was left out`);
   });
 
   it('bash completes commands and options', async () => {
@@ -120,14 +122,46 @@ COMP_WORDS=(qcow2 convert --target-for); COMP_CWORD=2; _qcow2; echo "\${COMPREPL
     );
   });
 
-  it('the manual page has every command', async () => {
+  it('fish completes commands and options', async () => {
+    if (!isThere('fish')) {
+      console.warn('fish is not installed: the run of its completion was left out');
+      return;
+    }
+    writeFileSync(join(directory, 'qcow2.fish'), (await qcow2(['completion', 'fish'], directory)).stdout);
+    const script = 'source qcow2.fish; complete -C "qcow2 snap"; complete -C "qcow2 convert --target-form"';
+    const found = execFileSync('fish', ['--no-config', '-c', script], { cwd: directory, encoding: 'utf8' });
+    expect(found.split('\n').map((line) => line.split('\t')[0])).toEqual([
+      'snapshot',
+      '--target-format',
+      '--target-format-options',
+      '',
+    ]);
+  });
+
+  it('the manual page has every command, and man finds no fault with it', async () => {
     const { stdout } = await qcow2(['man'], directory);
     expect(stdout).toMatch(/^\.TH QCOW2 1 /);
-    for (const command of ['create', 'amend', 'bitmap', 'inspect']) {
-      expect(stdout).toContain(`.SS qcow2 ${command} [options]`);
+    for (const { name } of await allSpecs()) {
+      expect(stdout).toContain(`.SS qcow2 ${name.replaceAll('-', '\\-')} [options]`);
     }
+    if (!isThere('man')) {
+      console.warn('man is not installed: the page was not shown');
+      return;
+    }
+    writeFileSync(join(directory, 'qcow2.1'), stdout);
+    const shown = spawnSync('man', ['--warnings', '-l', 'qcow2.1'], {
+      cwd: directory,
+      encoding: 'utf8',
+      env: { ...process.env, LC_ALL: 'C.UTF-8', MANWIDTH: '120', MANROFFOPT: '-rHY=0', PAGER: 'cat' },
+    });
+    expect(shown).toMatchObject({ status: 0, stderr: '' });
+    expect(shown.stdout).toContain('qcow2 stream-encode [options]');
   });
 });
+
+/** Whether a program can be run here: those that only some people have are not asked of everybody. */
+const isThere = (program: string): boolean =>
+  spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0;
 
 it('asks whether a near name was meant', async () => {
   expect((await qcow2(['convrt'], directory)).stderr).toBe(

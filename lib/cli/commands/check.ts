@@ -26,6 +26,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const request = parse(words);
   const { name, images, repair } = request;
   const opening = { mode: repair === null ? 'r' : 'r+', backing: 'none', forRepair: true } as const;
+  if (repair !== null) images.demandWritable(name);
   if (repair !== null && images.forceShare) {
     throw new Failure(
       `Could not open '${name.given}': force-share=on can only be used with read-only images`,

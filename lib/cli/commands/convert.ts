@@ -1,4 +1,5 @@
 /** `convert`: copies a disk into a new image. */
+import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
 import { parseConvert, refuseContradictions, targetFormat } from '../convert-request.js';
@@ -164,7 +165,7 @@ async function writing(
         : work(path, signal));
       return;
     }
-    const server = await openTarget(remote, given);
+    const server = await openTarget(remote, given, request);
     try {
       await work(server, signal);
     } catch (error) {
@@ -178,15 +179,21 @@ async function writing(
   });
 }
 
-async function openTarget(url: URL, given: string): Promise<Storage> {
+async function openTarget(url: URL, given: string, request: ConvertRequest): Promise<Storage> {
   if (!url.protocol.startsWith('nbd')) {
     throw new Failure(`Could not open '${given}': ${url.protocol} servers are read-only here`);
   }
-  const { openNbdStorage } = await import('../remote-image.js');
+  const { openExport, openNbdStorage } = await import('../remote-image.js');
   try {
-    return await openNbdStorage(url, 'r+');
+    return await (request.create ? openExport(url) : openNbdStorage(url, 'r+'));
   } catch (error) {
-    throw openFailure(error, { name: given, writing: true });
+    const concerned = { name: given, writing: true };
+    if (!request.create) throw openFailure(error, concerned);
+    throw failure(
+      `${given}: error while converting ${targetFormat(request)}: `,
+      reasonOf(error, concerned),
+      error,
+    );
   }
 }
 
@@ -254,8 +261,8 @@ function targetOptions(format: ImageFormat, path: string, request: ConvertReques
   if (create && values.has('backing_file') && !values.has('backing_fmt')) {
     throw new Failure('Use of backing file requires explicit backing format');
   }
-  // Of a target that is there already, a lack of bitmaps is told first.
-  if (compress && (create || !bitmaps)) refuseToCompress(format, values);
+  // Of a target that is to be there already, it is told first that it is not, or that it cannot have bitmaps.
+  if (compress && (create || (!bitmaps && existsSync(path)))) refuseToCompress(format, values);
   const created = `${path}: error while converting ${format}: `;
   try {
     if (format === 'raw') return { preallocation: rawPreallocation(values) };

@@ -185,11 +185,8 @@ async function onServer(
   url: URL,
   work: (storage: Storage, signal: AbortSignal) => Promise<void>,
 ): Promise<void> {
-  const { openNbdStorage } = await import('../remote-image.js');
-  const storage = await openNbdStorage(url, 'r+').catch((error: unknown) => {
-    const beginning = "Protocol driver 'nbd' does not support image creation, and opening the image failed: ";
-    throw failure(beginning, reasonOf(error, { name: url.href, writing: true }), error);
-  });
+  const { openExport } = await import('../remote-image.js');
+  const storage = await openExport(url);
   try {
     await interruptible((signal) => work(storage, signal));
   } finally {

@@ -19,9 +19,10 @@ import type { SnapshotChoice } from '../snapshot-choice.js';
 import { sizeArgument } from '../sizes.js';
 import { spec } from '../specs/measure.js';
 
-export async function run(words: readonly string[], { out }: Context): Promise<number> {
+export async function run(words: readonly string[], context: Context): Promise<number> {
+  const { out } = context;
   const request = parse(words);
-  const { required, fullyAllocated, bitmaps } = await measureImage(request);
+  const { required, fullyAllocated, bitmaps } = await measureImage(request, context);
   if (request.output === 'json') {
     const members = { bitmaps: bitmaps ?? undefined, required, 'fully-allocated': fullyAllocated };
     out.write(`${toJson(members)}\n`);
@@ -72,25 +73,29 @@ function parse(words: readonly string[]): Request {
   return { ...found, images, newImage, snapshot, size, file };
 }
 
-async function measureImage(request: Request): Promise<Measurement> {
+async function measureImage(request: Request, context: Context): Promise<Measurement> {
   const { images, file, size, snapshot } = request;
-  if (file === undefined) return measureDisk({ size: size ?? 0n }, request);
+  if (file === undefined) return measureDisk({ size: size ?? 0n }, request, context);
   const { disk } = await images.openDisk(images.name(file), { data: true });
   try {
-    if (snapshot === null) return await measureDisk(disk, request);
+    if (snapshot === null) return await measureDisk(disk, request, context);
     const shown = await openSnapshot(disk, snapshot);
-    const measured = await measureDisk(shown, request);
+    const measured = await measureDisk(shown, request, context);
     // The bitmaps that a copy would take along are those of the image.
-    const { bitmaps } = isQcow2(disk) ? await measureDisk(disk, request) : measured;
+    const { bitmaps } = isQcow2(disk) ? await measureDisk(disk, request, context) : measured;
     return { ...measured, bitmaps };
   } finally {
     await disk.close();
   }
 }
 
-async function measureDisk(source: Parameters<typeof measure>[0], request: Request): Promise<Measurement> {
+async function measureDisk(
+  source: Parameters<typeof measure>[0],
+  request: Request,
+  context: Context,
+): Promise<Measurement> {
   const format = targetFormat(request);
-  const values = listedOptions(request.newImage, format);
+  const values = listedOptions(request.newImage, format, context);
   const options = format === 'raw' ? { format } : measureOptions(values, request.images.secrets);
   try {
     return await measure(source, options);
@@ -103,12 +108,18 @@ async function measureDisk(source: Parameters<typeof measure>[0], request: Reque
 }
 
 /** @throws Failure */
-function listedOptions(newImage: NewImageArguments, format: ImageFormat): OptionValues {
+function listedOptions(
+  newImage: NewImageArguments,
+  format: ImageFormat,
+  { complain, say }: Context,
+): OptionValues {
   try {
     return newImage.listed(format);
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    throw new Failure(`${error.message}\nInvalid options for file format '${format}'`, { cause: error });
+    complain(error.message);
+    if (error.hint !== null) say(`${error.hint}\n`);
+    throw new Failure(`Invalid options for file format '${format}'`, { cause: error });
   }
 }
 

@@ -22,11 +22,12 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const request = parse(words);
   await withProgress(request, context, async (progress) => {
     progress?.begin();
-    const { name, images, unsafe } = request;
+    const { images, unsafe, file } = request;
+    const name = images.name(file);
     const opening = unsafe ? ({ backing: 'none', data: true } as const) : ({ data: true } as const);
     const { disk } = await images.openForWriting(name, context, opening);
     try {
-      await rebase(disk, request, progress);
+      await rebase(disk, name, request, progress);
     } finally {
       await disk.close();
     }
@@ -35,7 +36,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
 }
 
 interface Request {
-  name: ImageName;
+  file: string;
   images: ImageArguments;
   /** As it is to stand in the image; empty for none. */
   backing: string;
@@ -72,11 +73,16 @@ function parse(words: readonly string[]): Request {
   }
   checkCacheMode('cache', caches.cache);
   checkCacheMode('source cache', caches.source);
-  return { ...found, images, backingFormat, backing: backing ?? '', name: images.name(file) };
+  return { ...found, images, backingFormat, backing: backing ?? '', file };
 }
 
-async function rebase(disk: Disk, request: Request, progress: ProgressDisplay | null): Promise<void> {
-  const { name, backing, backingFormat, unsafe, compress } = request;
+async function rebase(
+  disk: Disk,
+  name: ImageName,
+  request: Request,
+  progress: ProgressDisplay | null,
+): Promise<void> {
+  const { backing, backingFormat, unsafe, compress } = request;
   const format = backingFormat === null ? undefined : formatNamed(backingFormat);
   if (backing !== '' && !unsafe) await lookAtNewBacking(name.path, backing, format);
   const refuse = (reason: string): Failure =>

@@ -95,9 +95,10 @@ function newSize(current: number, request: Request, { complain }: Context): bigi
   const after =
     change.sign === '' ? change.bytes : change.sign === '+' ? before + change.bytes : before - change.bytes;
   if (after <= 0n || after > maxSize) throw new Failure('New image size must be positive');
-  if (after >= before) return after;
-  if (preallocation !== 'off') throw new Failure('Preallocation can only be used for growing images');
-  if (shrink) return after;
+  if (after <= before && preallocation !== 'off') {
+    throw new Failure('Preallocation can only be used for growing images');
+  }
+  if (after >= before || shrink) return after;
   complain('Use the --shrink option to perform a shrink operation.');
   throw new Failure(
     "warning: Shrinking an image will delete all data beyond the shrunken image's end. " +

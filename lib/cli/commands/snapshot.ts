@@ -96,6 +96,9 @@ function reason(error: unknown, kind: Action['kind'], hasBitmaps: boolean): Reas
   if (kind === 'apply' && hasCode(error, 'ERR_QCOW2_NOT_FOUND')) {
     return { text: 'Failed to load snapshot: No such file or directory' };
   }
+  if (kind === 'apply' && hasCode(error, 'ERR_QCOW2_CONFLICT')) {
+    return { text: 'Failed to load snapshot: Operation not supported' };
+  }
   if (hasCode(error, 'ERR_QCOW2_CONFLICT')) return { text: notSupported };
   if (hasCode(error, 'ERR_QCOW2_LIMIT')) return { text: '-22 (Invalid argument)', hint: error.message };
   return reasonOf(error, { name: '', writing: true });
