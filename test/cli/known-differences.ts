@@ -99,6 +99,15 @@ const knownDifferences: readonly KnownDifference[] = [
       theirs.code === 0 && ours.code === 1 && /reallocated clusters would hide/.test(ours.stderr),
   },
   {
+    why: 'amend finds contradictions before it begins, so that no progress is shown',
+    covers: (args, { theirs, ours }) =>
+      args[0] === 'amend' &&
+      theirs.code === 1 &&
+      ours.code === 1 &&
+      ours.stderr === theirs.stderr &&
+      ours.stdout === '\n',
+  },
+  {
     why: 'QEMU 10 takes -SIZE right behind the name of the file, not only as the last word',
     covers: (args) => args[0] === 'resize' && names(args.slice(0, -1), /^-\d/),
   },
