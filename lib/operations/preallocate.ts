@@ -3,7 +3,7 @@ import { alignDown, alignUp, guestOffset, hostOffset, type HostOffset } from '..
 import type { GuestImage } from '../io/guest-image.js';
 import { native } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
-import { settleAll } from '../storage/settle.js';
+import { InFlight } from '../storage/settle.js';
 import { writeZeros, type Storage } from '../storage/storage.js';
 import type { PartedJob } from './job-parts.js';
 
@@ -127,7 +127,7 @@ class NewTables {
   readonly #guest: GuestImage;
   readonly #spare: Uint8Array[] = [];
   #present: NewTable | undefined;
-  #inFlight: Promise<void>[] = [];
+  #inFlight = new InFlight();
 
   constructor(guest: GuestImage) {
     this.#guest = guest;
@@ -152,11 +152,11 @@ class NewTables {
   /** The table is complete. */
   async end(): Promise<void> {
     if (this.#present === undefined) return;
-    this.#inFlight.push(this.#write(this.#present));
+    this.#inFlight.add(this.#write(this.#present));
     this.#present = undefined;
     const { clusterSize } = this.#guest.image.geometry;
     const most = Math.max(1, Math.min(maxTablesInFlight, maxTableBytes / clusterSize));
-    if (this.#inFlight.length >= most) await this.#settle();
+    if (this.#inFlight.count >= most) await this.#settle();
   }
 
   /** Waits for all of them; gives back what was taken for one that was not completed. */
@@ -167,8 +167,8 @@ class NewTables {
 
   #settle(): Promise<void> {
     const inFlight = this.#inFlight;
-    this.#inFlight = [];
-    return settleAll(inFlight);
+    this.#inFlight = new InFlight();
+    return inFlight.settled();
   }
 
   async #write(table: NewTable): Promise<void> {

@@ -9,11 +9,17 @@ import { FileTransfer, type TargetRoom } from './file-transfer.js';
 import { largestCluster } from './layers.js';
 import { isPlainFile, withDescriptors } from './plain-file.js';
 import { ReservedRoom } from './reserved-room.js';
+import { RowTable } from './row-table.js';
 import { UnitRows } from './unit-rows.js';
 
 const defaultConcurrency = 4;
 /** Bytes of a unit that is copied, unless clusters are larger. */
 const minUnit = 1024 * 1024;
+/**
+ * Bytes of the units of a job. There is room for all of a unit where one cluster of it has to be copied, and what is left of
+ * the room leaves refcount blocks behind.
+ */
+const jobBytes = 32 * 1024 * 1024;
 
 /** What was looked at, up to `end`. */
 export interface Rebased {
@@ -91,20 +97,24 @@ export class RebaseFiles {
 
   async #copyOld(ranges: readonly Range[]): Promise<boolean> {
     this.#room.begin();
-    const rows = new UnitRows(this.#unit, this.#size);
-    await withDescriptors(this.#old.files, async (fds) => {
-      for (const { start, end } of ranges) {
-        const stop = Math.min(end, this.#old.size);
-        for (let at = start; at < stop;) at = await this.#old.planWindow(rows, at, stop, fds);
+    const { files } = this.#old;
+    let rows = new UnitRows(this.#unit, this.#size);
+    for (const { start, end } of ranges) {
+      const stop = Math.min(end, this.#old.size);
+      for (let at = start; at < stop;) {
+        const [from, units] = [at, rows];
+        at = await withDescriptors(files, (fds) => this.#old.planWindow(units, from, stop, fds));
+        if (rows.units.count * this.#unit < jobBytes) continue;
+        if (!(await this.#copyUnits(rows))) return false;
+        rows = new UnitRows(this.#unit, this.#size);
       }
-    });
-    return this.#transfer.copy({
-      done: 0,
-      isLast: false,
-      units: rows.units.rows,
-      pieces: rows.pieces.rows,
-      files: this.#old.files,
-    });
+    }
+    return this.#copyUnits(rows);
+  }
+
+  #copyUnits({ units, pieces }: UnitRows): Promise<boolean> {
+    const { files } = this.#old;
+    return this.#transfer.copy({ done: 0, isLast: false, units: units.rows, pieces: pieces.rows, files });
   }
 }
 
@@ -112,7 +122,7 @@ export class RebaseFiles {
 class ImageRoom implements TargetRoom {
   readonly #guest: GuestImage;
   readonly #room: ReservedRoom;
-  #used: Float64Array = new Float64Array(0);
+  #used = new RowTable(transferStride.placed);
 
   constructor(guest: GuestImage) {
     this.#guest = guest;
@@ -120,7 +130,7 @@ class ImageRoom implements TargetRoom {
   }
 
   begin(): void {
-    this.#used = new Float64Array(0);
+    this.#used = new RowTable(transferStride.placed);
   }
 
   reserve(bytes: number, units: Float64Array): Promise<number[]> {
@@ -128,7 +138,7 @@ class ImageRoom implements TargetRoom {
   }
 
   async use(runs: Float64Array): Promise<void> {
-    this.#used = runs.slice();
+    this.#used.append(runs);
     this.#guest.image.committer.dataWritten();
     await this.#room.use(runs);
     await this.#guest.image.committer.relieve();
@@ -141,13 +151,14 @@ class ImageRoom implements TargetRoom {
   /** The parts of `ranges` that were not used for data. */
   without(ranges: readonly Range[]): Range[] {
     const left: Range[] = [];
+    const used = this.#used.rows;
     let next = 0;
     for (const { start, end } of ranges) {
       let at = start;
-      for (; (this.#used[next] ?? Infinity) < end; next += transferStride.placed) {
-        const from = this.#used[next] ?? end;
+      for (; (used[next] ?? Infinity) < end; next += transferStride.placed) {
+        const from = used[next] ?? end;
         if (from > at) left.push({ start: at, end: from });
-        at = from + (this.#used[next + 1] ?? 0);
+        at = from + (used[next + 1] ?? 0);
       }
       if (at < end) left.push({ start: at, end });
     }

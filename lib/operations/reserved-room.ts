@@ -36,16 +36,15 @@ export class ReservedRoom implements TargetRoom {
   /** Maps what was used: guest position, length, host position of each run, taken from the front. */
   async use(runs: Float64Array): Promise<void> {
     const { mapping, allocator, committer, geometry } = this.#guest.image;
-    let used = 0;
     for (let i = 0; i < runs.length; i += transferStride.placed) {
       const [guest = 0, length = 0, host = 0] = runs.subarray(i, i + transferStride.placed);
-      used += length / geometry.clusterSize;
+      // First of all: were it given back when mapping a part of it fails, entries would refer to free clusters.
+      this.drop(length / geometry.clusterSize);
       await mapping.modify(guestOffset(guest), length, allocator, committer, (table, at, part, from) => {
         const place = host + (from - guest);
         native.l2SetData(table, mapping.l2Flags, geometry.clusterBits, at, part, place);
       });
     }
-    this.drop(used);
   }
 
   /** The tables come before the room for what they describe, so that what is given back is at the end of the file. */

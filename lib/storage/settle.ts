@@ -16,6 +16,10 @@ export class InFlight {
     this.#requests.push(request);
   }
 
+  get count(): number {
+    return this.#requests.length;
+  }
+
   /** Waits for all requests, then fails with the first failure. */
   async settled(): Promise<void> {
     const [only] = this.#requests;

@@ -3,7 +3,7 @@ import { copyFile, rename, stat } from 'node:fs/promises';
 import { basename } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import { open, type Disk } from '../../lib/index.js';
-import { expectCleanByQemu, qemuContent, qemuImg, qemuInfo, qemuIo } from '../support/oracle.js';
+import { expectCleanByQemu, qemuCompare, qemuContent, qemuImg, qemuInfo, qemuIo } from '../support/oracle.js';
 import { makeChain, randomChanges, type ChainFile } from '../support/random-chain.js';
 import { Random } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
@@ -121,6 +121,22 @@ describe('rebase', () => {
       }
     },
   );
+
+  it('makes the file no longer for what lies far apart', async () => {
+    const size = 256 * MiB;
+    const far = Array.from({ length: 256 }, (_, at) => `write -q -P ${1 + (at % 255)} ${at}M 4k`);
+    for (const name of ['old', 'new']) await qemuImg(['create', '-f', 'raw', path(name), String(size)]);
+    await qemuIo(path('old'), far, { format: 'raw' });
+    const top = path('top');
+    await qemuImg(['create', '-f', 'qcow2', '-o', 'cluster_size=4k', '-b', 'old', '-F', 'raw', top]);
+    const disk = await open(top, { mode: 'r+', resolve: 'any' });
+    await disk.rebase({ name: 'new', format: 'raw' });
+    await disk.close();
+    await expectCleanByQemu(top);
+    const { same, output } = await qemuCompare(top, path('old'), { b: 'raw' });
+    expect(same, output).toBe(true);
+    expect((await stat(top)).size).toBeLessThan(64 * MiB);
+  });
 
   it('goes back and forth, with changes in between', async () => {
     const [, top = ''] = await makeChain(path, 'x', [q(2 * MiB), q(2 * MiB)], 1);
