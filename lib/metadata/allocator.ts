@@ -165,8 +165,7 @@ export class Allocator {
 
   async #lookPastEnd(): Promise<void> {
     const inFile = Math.ceil((await this.#storage.size()) / this.#geometry.clusterSize);
-    const counted = await this.#refcounts.countUsed(inFile, this.#refcounts.capacity);
-    if (counted > 0) await this.#refuseCutFile();
+    if (await this.#refcounts.isUsedFrom(inFile)) await this.#refuseCutFile();
     this.#endIsKnown = true;
   }
 

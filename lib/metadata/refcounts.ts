@@ -8,7 +8,7 @@ import {
   tableView,
   writeRefcountTableEntry,
 } from '../format/table-entry.js';
-import { hostOffset, type HostOffset } from '../format/units.js';
+import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
 import { native } from '../native.js';
 import type { Storage } from '../storage/storage.js';
 import { DirtyRange } from './dirty-range.js';
@@ -18,6 +18,7 @@ import { TableCache, type Slice } from './table-cache.js';
 export class Refcounts {
   readonly cache: TableCache;
   readonly dirtyTable = new DirtyRange();
+  readonly #storage: Storage;
   readonly #geometry: Geometry;
   readonly #reserved: Reserved;
   /** Refcounts in one cached slice. */
@@ -33,6 +34,7 @@ export class Refcounts {
     reserved: Reserved,
     cacheBytes: number,
   ) {
+    this.#storage = storage;
     this.#geometry = geometry;
     this.#reserved = reserved;
     this.#table = tableView(table);
@@ -185,6 +187,43 @@ export class Refcounts {
       at += stop - index;
     }
     return used;
+  }
+
+  /**
+   * Whether a cluster from `first` on, which is past the end of the file, has a refcount other than 0. Blocks in holes of the
+   * file are not read: a table of a few bytes can name terabytes of them.
+   */
+  async isUsedFrom(first: number): Promise<boolean> {
+    const { refcountBlockEntries, clusterSize } = this.#geometry;
+    const whole = alignUp(first, refcountBlockEntries);
+    if ((await this.countUsed(first, Math.min(whole, this.capacity))) > 0) return true;
+    const offsets: number[] = [];
+    for (let at = whole; at < this.capacity; at += refcountBlockEntries) offsets.push(this.blockOffset(at));
+    const size = await this.#storage.size();
+    let data = 0;
+    for (const offset of Float64Array.from(offsets).sort()) {
+      if (offset === 0) continue;
+      if (data < offset) data = await this.#nextData(offset, size);
+      if (offset + clusterSize <= data) continue;
+      for (let at = offset; at < offset + clusterSize; at += this.cache.sliceSize) {
+        if (await this.#hasUsed(hostOffset(at))) return true;
+      }
+    }
+    return false;
+  }
+
+  /** Where the first byte is that may be stored in the file; its end where there is none. */
+  async #nextData(position: number, size: number): Promise<number> {
+    if (position >= size || this.#storage.nextData === undefined) return position;
+    return (await this.#storage.nextData(position)) ?? size;
+  }
+
+  #hasUsed(slice: HostOffset): Promise<boolean> {
+    const { refcountOrder } = this.#geometry;
+    return this.cache.use(
+      slice,
+      ({ bytes }) => native.refcountCountUsed(bytes, refcountOrder, 0, this.#sliceEntries) > 0,
+    );
   }
 
   /**

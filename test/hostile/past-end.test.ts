@@ -4,7 +4,8 @@
  */
 import { describe, expect, it } from 'vitest';
 import { create, MemoryStorage, open, Qcow2Error, type Qcow2 } from '../../lib/index.js';
-import { copied, type ImageBuilder } from './builder.js';
+import { RecordingStorage } from '../support/recording-storage.js';
+import { copied, refcountTableCluster, type ImageBuilder } from './builder.js';
 import { guest, standard } from './standard.js';
 
 /** How many clusters past the end the entry points. */
@@ -85,6 +86,59 @@ describe('a file that was cut', () => {
     expect(await disk.check()).toMatchObject({ corruptions: 0, leaks: 1 });
     await disk.close();
   });
+});
+
+describe('a refcount table that is full of blocks for what is past the end', () => {
+  const far = 1024;
+  const entries = 512;
+
+  it('costs the first write nothing where they lie in a hole of the file', async () => {
+    const storage = await RecordingStorage.over(await fullOfBlocks((index) => far + index));
+    const disk = await open(storage, { mode: 'r+' });
+    const data = Buffer.alloc(4096, 7);
+    const start = (guest.lastData + 1) * data.length;
+    await disk.write(data, start);
+    const got = Buffer.alloc(data.length);
+    await disk.read(got, start);
+    expect(got.equals(data)).toBe(true);
+    expect(storage.reads).toBeLessThan(entries / 10);
+    await disk.close();
+  });
+
+  it('is refused where they are all one block', async () => {
+    const storage = await RecordingStorage.over(await fullOfBlocks(() => far));
+    const disk = await open(storage, { mode: 'r+' });
+    await expect(disk.write(Buffer.alloc(4096, 7), (guest.lastData + 1) * 4096)).rejects.toMatchObject({
+      code: 'ERR_QCOW2_CORRUPT',
+    });
+    expect(storage.reads).toBeLessThan(entries / 10);
+    await disk.close();
+  });
+
+  it('is noticed where the last of them counts something', async () => {
+    const image = standard();
+    const counted = (entries - 1) * (image.clusterSize / 2);
+    image.u64(image.l2At(guest.unallocated), copied | BigInt(image.offsetOf(counted)));
+    const memory = await fullOfBlocks((index) => far + index, image);
+    await memory.write(Buffer.of(0, 1), image.offsetOf(far + entries - 1));
+    const disk = await open(memory, { mode: 'r+' });
+    await expect(disk.write(Buffer.alloc(4096, 7), (guest.lastData + 1) * 4096)).rejects.toThrow(
+      /may have been cut/,
+    );
+    await disk.close();
+  });
+
+  async function fullOfBlocks(
+    clusterOf: (index: number) => number,
+    image = standard(),
+  ): Promise<MemoryStorage> {
+    for (let index = 1; index < entries; index += 1) {
+      image.u64(image.offsetOf(refcountTableCluster) + 8 * index, image.offsetOf(clusterOf(index)));
+    }
+    const storage = new MemoryStorage(image.bytes);
+    await storage.truncate((far + entries) * image.clusterSize);
+    return storage;
+  }
 });
 
 async function staysBroken(image: ImageBuilder, distance: number, counted: boolean, job: Job): Promise<void> {
