@@ -89,16 +89,17 @@ export class Refcounts {
     );
   }
 
-  /** One past the last cluster whose refcount is not 0; 0 when there is none. */
-  async usedEnd(): Promise<number> {
+  /** One past the last cluster whose refcount is not 0; 0 when there is none. Above `limit` surely none has another. */
+  async usedEnd(limit = this.capacity): Promise<number> {
     const { refcountOrder, refcountBlockEntries } = this.#geometry;
-    for (let base = this.capacity - this.#sliceEntries; base >= 0; base -= this.#sliceEntries) {
+    const end = Math.min(this.capacity, alignUp(limit, this.#sliceEntries));
+    for (let base = end - this.#sliceEntries; base >= 0; base -= this.#sliceEntries) {
       const block = this.blockOffset(base);
       if (block === 0) {
         base -= base % refcountBlockEntries;
         continue;
       }
-      const end = await this.cache.use(this.#sliceOffset(block, base), ({ bytes }) => {
+      const endInSlice = await this.cache.use(this.#sliceOffset(block, base), ({ bytes }) => {
         let [low, high] = [0, this.#sliceEntries];
         while (low < high) {
           const middle = (low + high) >>> 1;
@@ -107,7 +108,7 @@ export class Refcounts {
         }
         return high;
       });
-      if (end > 0) return base + end;
+      if (endInSlice > 0) return base + endInSlice;
     }
     return 0;
   }

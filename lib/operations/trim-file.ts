@@ -5,8 +5,9 @@ import type { Image } from '../metadata/image.js';
 export async function trimFile(image: Image): Promise<void> {
   const { clusterSize } = image.geometry;
   const fileEnd = await image.storage.size();
-  const lastUsed = await image.refcounts.usedEnd();
   let clusters = Math.ceil(fileEnd / clusterSize);
+  if (await image.refcounts.isUsedFrom(clusters)) return;
+  const lastUsed = await image.refcounts.usedEnd(clusters);
   // Metadata stays whatever its refcount says.
   while (clusters > lastUsed && !isReserved(image, clusters - 1)) clusters--;
   if (clusters * clusterSize >= fileEnd) return;
