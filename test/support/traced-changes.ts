@@ -1,0 +1,79 @@
+/** What a process does to the one file it writes to, as strace sees it: for what goes past every Storage. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import type { MemoryStorage } from '../../lib/index.js';
+import type { Change, Recorded, RecordedLog } from './recording-storage.js';
+
+const names = 'pwrite64,pwritev,pwritev2,fallocate,ftruncate,copy_file_range,fsync,fdatasync';
+
+/** A system call that changes a file or flushes it. */
+export interface TracedCall {
+  readonly name: string;
+  /** As strace prints it, all strings whole and in hexadecimal. */
+  readonly text: string;
+}
+
+export interface TraceOptions {
+  readonly cwd: string;
+  /** Where strace may write. */
+  readonly trace: string;
+  /** The calls up to the one at which the process is to be killed. */
+  readonly until?: readonly TracedCall[];
+}
+
+/** Runs Node.js with these arguments; gives the calls it made, and the signal that ended it. */
+export async function traceNode(
+  args: readonly string[],
+  { cwd, trace, until = [] }: TraceOptions,
+): Promise<{ calls: TracedCall[]; signal: string | null }> {
+  const last = until.at(-1);
+  // strace counts the calls of each name for itself, and those of each thread.
+  const nth = until.filter(({ name }) => name === last?.name).length;
+  const kill = last === undefined ? [] : ['-e', `inject=${last.name}:signal=SIGKILL:when=${nth}`];
+  const tracing = ['-f', '-xx', '-s', String(2 ** 24), '-o', trace, '-e', `trace=${names}`, ...kill];
+  const child = spawn('strace', [...tracing, process.execPath, ...args], {
+    cwd,
+    stdio: ['ignore', 'ignore', 'inherit'],
+    env: { ...process.env, UV_THREADPOOL_SIZE: '1' },
+  });
+  const [, signal] = (await once(child, 'close')) as [number | null, string | null];
+  const calls: TracedCall[] = [];
+  for (const line of (await readFile(trace, 'utf8')).split('\n')) {
+    const [, name, text] = /^\d+ +(\w+)\((.*)/.exec(line) ?? [];
+    if (name !== undefined && text !== undefined) calls.push({ name, text });
+  }
+  return { calls, signal };
+}
+
+/** The log of calls that one thread made one after the other, from the content the file had before. */
+export function logOf(initial: MemoryStorage, calls: readonly TracedCall[]): RecordedLog {
+  const entries = calls.map((call, index): Recorded => {
+    return { change: changeOf(call), store: 0, start: 2 * index + 1, end: 2 * index + 2, ok: true };
+  });
+  return { initial, initials: [initial], entries };
+}
+
+function changeOf({ name, text }: TracedCall): Change | { readonly kind: 'flush' } {
+  const [, args = '', result] = /^(.*)\) += (\d+)/.exec(text) ?? [];
+  if (result === undefined) throw new Error(`${name} failed, or was cut in two by another thread: ${text}`);
+  const [last = 0, before = 0] = args.split(', ').map(Number).reverse();
+  switch (name) {
+    case 'fsync':
+    case 'fdatasync':
+      return { kind: 'flush' };
+    case 'ftruncate':
+      return { kind: 'truncate', size: last };
+    case 'fallocate':
+      return { kind: args.includes('PUNCH_HOLE') ? 'punch' : 'allocate', position: before, length: last };
+    case 'pwrite64':
+    case 'pwritev': {
+      const hex = [...args.matchAll(/"((?:\\x[0-9a-f]{2})*)"/g)].map(([, bytes = '']) => bytes).join('');
+      const data = Buffer.from(hex.replaceAll('\\x', ''), 'hex');
+      if (data.length !== Number(result)) throw new Error(`${name} wrote ${result} of ${data.length} bytes`);
+      return { kind: 'write', position: last, data };
+    }
+    default:
+      throw new Error(`${name} is not understood: ${text}`);
+  }
+}
