@@ -145,6 +145,7 @@ async function copyDifferences(guest: GuestImage, next: Comparable, options: Reb
   } else {
     for await (const { end, zeros, left } of files.copy(ranges, signal)) {
       for (const range of zeros) await hideWithZeros(guest, range.start, range.end);
+      await guest.image.committer.relieve();
       // What is wrong there is found and named by reading it.
       for (const range of left) await closely.copy(range, () => undefined);
       onProgress?.({ done: end, total });
