@@ -1,5 +1,6 @@
 /** Says in qemu-img's words what went wrong, where it has words for it; else in the library's own. */
 import { statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
 import { Failure, isTold } from './failure.js';
 import { Qcow2Error } from '../errors.js';
@@ -108,6 +109,20 @@ export function failure(beginning: string, reason: Reason, cause: unknown): Fail
 /** An error as the user is told it: behind a beginning, unless it says all there is to say itself. */
 export function explained(beginning: string, error: unknown, image: Concerned): unknown {
   return isTold(error) ? error : failure(beginning, reasonOf(error, image), error);
+}
+
+/** The failure of what reads one file and writes another, behind the name of the one that it is about. */
+export function failureBetween(source: string, target: string, error: unknown): unknown {
+  const name = isAboutTarget(error, source, target) ? target : source;
+  return explained(`${name}: `, error, { name, writing: name === target });
+}
+
+/** What the system says without naming a file is said of writing, unless it was said of a read. */
+function isAboutTarget(error: unknown, source: string, target: string): boolean {
+  if (systemErrorWords(error) === null) return isDirectory(target);
+  const path = systemErrorPath(error);
+  if (path !== null) return resolve(path) !== resolve(source);
+  return !(error instanceof Error && 'syscall' in error && error.syscall === 'read');
 }
 
 /** Why an image could not be opened. */

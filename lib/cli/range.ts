@@ -3,10 +3,18 @@ import { Failure } from './failure.js';
 import type { Disk } from '../index.js';
 import { sizeArgument } from './sizes.js';
 
-/** @throws Failure when it is none, or is not within the disk */
-export function rangeOf({ size }: Disk, offset: string, length: string): { start: number; length: number } {
+/**
+ * @param name of the disk, for the message
+ * @throws Failure when it is none, or is not within the disk
+ */
+export function rangeOf(
+  { size }: Disk,
+  name: string,
+  offset: string,
+  length: string,
+): { start: number; length: number } {
   const start = sizeArgument('offset', offset);
   const bytes = sizeArgument('length', length);
   if (start + bytes <= BigInt(size)) return { start: Number(start), length: Number(bytes) };
-  throw new Failure(`The range ends at ${start + bytes}, but the disk has ${size} bytes`);
+  throw new Failure(`The range ends at ${start + bytes}, but the disk of '${name}' has ${size} bytes`);
 }

@@ -20,7 +20,7 @@ import { Image, readHeader } from '../metadata/image.js';
 import { native } from '../native.js';
 import type { Source } from '../options.js';
 import { MemoryStorage } from '../storage/memory.js';
-import { openSource } from '../storage/open-source.js';
+import { openSource, refuseOwnSource } from '../storage/open-source.js';
 import { readPadded, type Storage } from '../storage/storage.js';
 import { CheckContext } from './check-context.js';
 import { Findings } from './check-findings.js';
@@ -46,16 +46,18 @@ export interface DehydrateOptions extends Omit<Job, 'concurrency'> {
  * Writes the structure of an image to `target`: a path, a `file:` URL or a stream, which is ended. Damaged images are what
  * this is for: whatever can be found is in it.
  * @throws Qcow2Error when the header cannot be read; `ERR_QCOW2_LIMIT` for an image so large that counting its references
- * takes more than 1 GiB; the signal's reason
+ * takes more than 1 GiB, `ERR_QCOW2_DATA_LOSS` when the target is the image itself; the signal's reason
  */
 export async function dehydrate(
   source: Source,
   target: string | URL | Writable,
   options: DehydrateOptions = {},
 ): Promise<void> {
+  const isFile = typeof target === 'string' || target instanceof URL;
+  if (isFile) await refuseOwnSource(source, target);
   const { storage, owned } = await openSource(source, { mode: 'r', lock: options.lock ?? true });
   try {
-    const output = typeof target === 'string' || target instanceof URL ? createWriteStream(target) : target;
+    const output = isFile ? createWriteStream(target) : target;
     const bytes = Readable.from(packed(storage, options));
     const { signal } = options;
     await pipeline(bytes, output, signal === undefined ? {} : { signal });

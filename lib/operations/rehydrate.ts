@@ -18,7 +18,7 @@ import {
 import { native } from '../native.js';
 import { readHeader } from '../metadata/image.js';
 import type { Source } from '../options.js';
-import { openSource } from '../storage/open-source.js';
+import { openSource, refuseOwnSource } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 
 /** Metadata of an image of 16 TiB, about. */
@@ -69,7 +69,7 @@ class Bytes {
  * are holes.
  * @param container a path, a `file:` URL, or the bytes as a stream
  * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when the container is damaged, `ERR_QCOW2_LIMIT` past `maxBytes`; the target is
- * empty then
+ * empty then. `ERR_QCOW2_DATA_LOSS` when the target is the container, which stays as it is
  */
 export async function rehydrate(
   container: string | URL | AsyncIterable<Uint8Array>,
@@ -77,6 +77,7 @@ export async function rehydrate(
   options: RehydrateOptions = {},
 ): Promise<void> {
   const isFile = typeof container === 'string' || container instanceof URL;
+  if (isFile) await refuseOwnSource(container, target);
   const stream: AsyncIterable<Uint8Array> = isFile ? createReadStream(container) : container;
   const bytes = new Bytes(stream);
   checkDehydratedHead(await bytes.take(dehydratedHeadSize));

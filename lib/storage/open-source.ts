@@ -44,6 +44,19 @@ export async function identityOf(source: Source): Promise<string | undefined> {
   return isStorage(source) ? source.identity : undefined;
 }
 
+/**
+ * Refuses a target that is the source under whatever name: it would be emptied before it is read.
+ * @throws Qcow2Error `ERR_QCOW2_DATA_LOSS`
+ */
+export async function refuseOwnSource(source: Source, target: Source): Promise<void> {
+  const identity = await identityOf(target);
+  if (identity === undefined || identity !== (await identityOf(source))) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_DATA_LOSS',
+    'What is to be read would be overwritten: source and target are the same file',
+  );
+}
+
 /** The absolute path of a source that has one. */
 export function pathOf(source: Source): string | undefined {
   if (typeof source === 'string') return resolve(source);

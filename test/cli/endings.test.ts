@@ -1,8 +1,9 @@
 /** How the program ends when it is interrupted or nobody listens any more. */
-import { spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { existsSync, readFileSync, statSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
+import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -104,6 +105,17 @@ describe('^C', () => {
       while (!existsSync(join(directory, 'out')) && child.exitCode === null) await sleep(5);
     }
     expect(await interrupted(child)).toEqual({ ending: 'SIGINT', stderr: '' });
+    expect(existsSync(join(directory, 'out'))).toBe(false);
+  });
+
+  it('ends a rehydrate that waits for a pipe', async () => {
+    const pipe = join(directory, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const child = start('rehydrate pipe out');
+    // Waits for the program to open it.
+    const handle = await open(pipe, 'w');
+    expect(await interrupted(child)).toEqual({ ending: 'SIGINT', stderr: '' });
+    await handle.close();
     expect(existsSync(join(directory, 'out'))).toBe(false);
   });
 

@@ -1,7 +1,15 @@
 /** The commands that qemu-img does not have, judged by it and by what the images are known to hold. */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { allSpecs } from '../../lib/cli/registry.js';
@@ -97,6 +105,79 @@ describe('inspect', () => {
     expect(code).toBe(suspicion === null ? 0 : 1);
     expect(stdout).toContain(suspicion ?? 'Nothing suspicious was found');
     expect(statSync(join(directory, file)).mtimeMs).toBe(times);
+  });
+});
+
+describe('files that are none of ours', () => {
+  /** All commands that take a file, with it in the place of `FILE`. */
+  const lines = [
+    'compact FILE', 'discard FILE 0 64k', 'repair FILE', 'encode FILE out', 'decode FILE out', 'stream-encode FILE',
+    'mapped FILE', 'sha FILE', 'dehydrate FILE out', 'read FILE 0 16', 'write FILE 0', 'hash FILE', 'tree FILE',
+    'inspect FILE', 'rehydrate FILE out',
+  ]; // prettier-ignore
+  const isIn = (directory: string, name: string): boolean => existsSync(join(directory, name));
+  beforeAll(() => {
+    execFileSync('mkfifo', [join(directory, 'pipe')]);
+    mkdirSync(join(directory, 'directory'));
+  });
+
+  it.each(
+    [
+      ['missing', 'No such file or directory'],
+      ['directory', 'directory'],
+      ['pipe', 'FIFO'],
+      ['text.raw/x', 'Not a directory'],
+    ]
+      .flatMap(([file = '', reason = '']) => lines.map((line) => [line.replace('FILE', file), file, reason]))
+      // What it reads is a stream, which a pipe may give as well.
+      .filter(([line]) => line !== 'rehydrate pipe out'),
+  )('%s', async (line = '', file = '', reason = '') => {
+    const { code, stdout, stderr } = await qcow2(line.split(' '), directory);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^PROGRAM: .*\n$/);
+    expect(stderr).toContain(file);
+    expect(stderr.toLowerCase()).toContain(reason.toLowerCase());
+    expect(isIn(directory, 'out')).toBe(false);
+  });
+
+  it.each([
+    ['compact nothing.qcow2', "Could not open 'nothing.qcow2': Image is not in qcow2 format"],
+    ['decode nothing.qcow2 out', "Could not open 'nothing.qcow2': Image is not in qcow2 format"],
+    ['dehydrate nothing.qcow2 out', 'nothing.qcow2: Image is not in qcow2 format'],
+    ['rehydrate nothing.qcow2 out', 'nothing.qcow2: This is no dehydrated image'],
+    ['read nothing.qcow2 0 16', "The range ends at 16, but the disk of 'nothing.qcow2' has 0 bytes"],
+    ['discard -f raw nothing.qcow2 0 1', "The range ends at 1, but the disk of 'nothing.qcow2' has 0 bytes"],
+    ['read small.qcow2 7E 1', 'The range ends at 8070450532247928833'],
+    ['read small.qcow2 8E 1', 'Invalid offset specified. Must be between 0 and 9223372036854775807.'],
+    ['read small.qcow2 0 x', 'Invalid length specified.'],
+    ['discard small.qcow2 7E 7E', 'The range ends at 16140901064495857664'],
+    ['write small.qcow2 7E', 'The offset 8070450532247928832 is past the end of the disk of'],
+    ['write small.qcow2 -1', 'Expecting FILE OFFSET'],
+    ['dehydrate small.qcow2 no/out', 'no/out: No such file or directory'],
+    ['dehydrate small.qcow2 directory', 'directory: Is a directory'],
+    ['dehydrate small.qcow2 small.qcow2', 'small.qcow2: What is to be read would be overwritten'],
+    ['rehydrate text.raw text.raw', 'text.raw: What is to be read would be overwritten'],
+    ['encode - out', 'Only a qcow2 image can be read from standard input'],
+    ['stream-encode -', 'One of source and target must be a file'],
+    ['sha -', "Could not open '-'"],
+  ])('%s', async (line, told) => {
+    const { code, stdout, stderr } = await qcow2(line.split(' '), directory);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toContain(`PROGRAM: ${told}`);
+    expect(isIn(directory, 'out')).toBe(false);
+  });
+
+  it.each(lines.map((line) => line.split(' ')[0] ?? ''))('%s of nothing', async (command) => {
+    const { code, stdout, stderr } = await qcow2([command], directory);
+    expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
+    expect(stderr).toMatch(/^PROGRAM: Expecting .*\nTry 'PROGRAM --help' for more information\n$/);
+  });
+
+  it('an image one byte short is what it is to qemu-img', async () => {
+    copyFileSync(join(directory, 'data.qcow2'), join(directory, 'short.qcow2'));
+    truncateSync(join(directory, 'short.qcow2'), statSync(join(directory, 'short.qcow2')).size - 1);
+    await qcow2(['decode', 'short.qcow2', 'short.raw'], directory);
+    tool('qemu-img', ['compare', '-f', 'qcow2', '-F', 'raw', 'short.qcow2', 'short.raw'], directory);
   });
 });
 

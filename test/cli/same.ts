@@ -11,7 +11,8 @@ export function wordsOf(line: string): string[] {
   return [...line.matchAll(/(?:'[^']*'|[^\s'])+/g)].map(([word]) => word.replaceAll("'", ''));
 }
 
-function linesOf(list: string): string[] {
+/** The lines of a list that are not empty. */
+export function linesOf(list: string): string[] {
   return list
     .split('\n')
     .map((line) => line.trim())

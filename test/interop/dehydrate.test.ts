@@ -1,5 +1,5 @@
 /** Dehydrating and rehydrating: the structure stays what it is, as QEMU sees it, and nothing the guest wrote is in between. */
-import { readFile, stat, writeFile } from 'node:fs/promises';
+import { link, readFile, stat, writeFile } from 'node:fs/promises';
 import { Readable, Writable } from 'node:stream';
 import { gunzipSync, gzipSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
@@ -324,6 +324,19 @@ describe('containers', () => {
       code: 'ERR_QCOW2_LIMIT',
     });
     expect(await target.size()).toBe(0);
+  });
+
+  it('are not written over what they are made of, nor is that written over them', async () => {
+    await (await create(temp('image'), 640 * kib)).close();
+    await link(temp('image'), temp('linked'));
+    const image = await readFile(temp('image'));
+    const refusal = { code: 'ERR_QCOW2_DATA_LOSS' };
+    await expect(dehydrate(temp('image'), temp('linked'))).rejects.toMatchObject(refusal);
+    expect((await readFile(temp('image'))).equals(image)).toBe(true);
+    const container = await anyContainer();
+    await writeFile(temp('container'), container);
+    await expect(rehydrate(temp('container'), temp('container'))).rejects.toMatchObject(refusal);
+    expect((await readFile(temp('container'))).equals(container)).toBe(true);
   });
 
   it('stop when told to', async () => {

@@ -1,7 +1,7 @@
 /** `dehydrate`: writes the structure of an image, without anything the guest wrote, for a report of a fault. */
 import type { Writable } from 'node:stream';
 import type { Context } from '../context.js';
-import { explained } from '../error-text.js';
+import { failureBetween } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
@@ -33,7 +33,7 @@ export async function run(words: readonly string[], { complain }: Context): Prom
     if (target === '-') await work(process.stdout);
     else await writingTo(target, complain, () => work(target));
   } catch (error) {
-    throw explained('', error, { name: source.given });
+    throw failureBetween(source.given, target, error);
   }
   return 0;
 }

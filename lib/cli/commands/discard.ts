@@ -11,7 +11,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const [file = '', offset = '', length = ''] = operands;
   const { disk } = await images.openForWriting(images.name(file), context);
   try {
-    const range = rangeOf(disk, offset, length);
+    const range = rangeOf(disk, file, offset, length);
     if (isQcow2(disk)) await disk.discard(range.start, range.length);
     // What is opened for writing can be written to.
     else await (disk as WritableDisk).writeZeroes(range.start, range.length);

@@ -11,7 +11,7 @@ export async function run(words: readonly string[], { out }: Context): Promise<n
   const [file = '', offset = '', length = ''] = operands;
   const { disk } = await images.openDisk(images.name(file), { data: true });
   try {
-    const range = rangeOf(disk, offset, length);
+    const range = rangeOf(disk, file, offset, length);
     const buffer = Buffer.alloc(Math.min(chunkBytes, range.length));
     const end = range.start + range.length;
     for (let at = range.start; at < end; at += chunkBytes) {

@@ -1,10 +1,11 @@
 /** `rehydrate`: makes an image of the structure that `dehydrate` wrote. */
 import type { Context } from '../context.js';
-import { explained } from '../error-text.js';
+import { failureBetween } from '../error-text.js';
+import { hasCode } from '../../errors.js';
 import { UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { rehydrate } from '../../index.js';
-import { interruptible } from '../interrupt.js';
+import { interruptible, orAborted } from '../interrupt.js';
 import { spec } from '../specs/rehydrate.js';
 import { writingTo } from '../unfinished.js';
 
@@ -18,10 +19,15 @@ export async function run(words: readonly string[], { complain }: Context): Prom
   }
   try {
     await writingTo(target, complain, () =>
-      interruptible((signal) => rehydrate(container === '-' ? process.stdin : container, target, { signal })),
+      interruptible((signal) =>
+        // A pipe may never give anything.
+        orAborted(rehydrate(container === '-' ? process.stdin : container, target, { signal }), signal),
+      ),
     );
   } catch (error) {
-    throw explained('', error, { name: container });
+    // Only the target is locked.
+    const source = hasCode(error, 'ERR_QCOW2_LOCKED') ? target : container;
+    throw failureBetween(source, target, error);
   }
   return 0;
 }
