@@ -49,7 +49,7 @@ const same = linesOf(`
   qcow2 -o data_file=data,preallocation=falloc image 1M
   qcow2 -o data_file=data,data_file_raw=on image 1M
   qcow2 -o data_file=data,data_file_raw=on,preallocation=metadata image 9M
-  qcow2 -o data_file=data,data_file_raw=on,preallocation=falloc image 1000
+  qcow2 -o data_file=data,data_file_raw=on,preallocation=falloc image 1M
   qcow2 -o data_file=data,data_file_raw=on,preallocation=full,refcount_bits=1 image 2M
   qcow2 -b ../base.raw -F raw image
   qcow2 -b ../base.raw -F raw image 9G
@@ -103,6 +103,10 @@ const different: readonly { why: string; lines: readonly string[] }[] = [
       qcow2 -o data_file=data,data_file_raw=on,extended_l2=on image 1M
     `),
   },
+  {
+    why: 'a raw data file is the disk, so it ends where the disk does, QEMU reserves a whole cluster',
+    lines: linesOf('qcow2 -o data_file=data,data_file_raw=on,preallocation=falloc image 1000'),
+  },
 ];
 
 const all = [...same, ...different.flatMap(({ lines }) => lines)];
@@ -153,9 +157,11 @@ describe('byte for byte what qemu-img makes', () => {
 describe.each(different)('sound, no longer, but not the same: $why', ({ lines }) => {
   it.each(lines)('%s', async (line) => {
     const { here, there } = await made(line);
-    const difference = firstDifference(join(here, 'image'), join(there, 'image'));
-    const [length = Infinity, longest = 0] = difference?.lengths ?? [];
-    expect(length).toBeLessThanOrEqual(longest);
+    const found = readdirSync(there).flatMap(
+      (file) => firstDifference(join(here, file), join(there, file)) ?? [],
+    );
+    expect(found.length).toBe(1);
+    for (const { lengths } of found) expect(lengths[0]).toBeLessThanOrEqual(lengths[1]);
     expect(await qemuImg(['check', '-q', 'image'], here)).toEqual({ code: 0, stdout: '', stderr: '' });
   });
 });

@@ -152,7 +152,7 @@ describe('files that are none of ours', () => {
     ['read small.qcow2 0 x', 'Invalid length specified.'],
     ['discard small.qcow2 7E 7E', 'The range ends at 16140901064495857664'],
     ['write small.qcow2 7E', 'The offset 8070450532247928832 is past the end of the disk of'],
-    ['write small.qcow2 -1', 'Expecting FILE OFFSET'],
+    ['write small.qcow2 -- -1', 'Invalid offset specified.'],
     ['dehydrate small.qcow2 no/out', 'no/out: No such file or directory'],
     ['dehydrate small.qcow2 directory', 'directory: Is a directory'],
     ['dehydrate small.qcow2 small.qcow2', 'small.qcow2: What is to be read would be overwritten'],
