@@ -3,6 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { parents } from '../support/temp-dir.js';
 import { makeDirectory, qcow2, qemuImg, removeDirectories, tool } from './run.js';
 import { linesOf, wordsOf } from './same.js';
 
@@ -113,7 +114,8 @@ const all = [...same, ...different.flatMap(({ lines }) => lines)];
 let [ours, theirs]: [string, string] = ['', ''];
 
 beforeAll(() => {
-  [ours, theirs] = [makeDirectory(), makeDirectory()];
+  // Every image is flushed several times.
+  [ours, theirs] = [makeDirectory(parents.memory), makeDirectory(parents.memory)];
   for (const root of [ours, theirs]) {
     tool('qemu-img', ['create', '-q', '-f', 'raw', 'base.raw', '3000256'], root);
     tool('qemu-img', ['create', '-q', '-f', 'qcow2', 'base.qcow2', '2M'], root);

@@ -88,8 +88,8 @@ function normalised({ code, stdout, stderr }: Outcome): Outcome {
   return { code, stdout, stderr: named };
 }
 
-export function makeDirectory(): string {
-  return mkdtempSync(join(tmpdir(), 'qcow2-cli-'));
+export function makeDirectory(parent = tmpdir()): string {
+  return mkdtempSync(join(parent, 'qcow2-cli-'));
 }
 
 export function removeDirectories(...directories: readonly string[]): void {

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach } from 'vitest';
 
 /** Where directories are made; in memory where the system has a place for that: for tests that flush a lot. */
-const parents = { disk: tmpdir(), memory: existsSync('/dev/shm') ? '/dev/shm' : tmpdir() };
+export const parents = { disk: tmpdir(), memory: existsSync('/dev/shm') ? '/dev/shm' : tmpdir() };
 
 /**
  * Gives every test that follows a directory of its own, removed after it.
