@@ -187,38 +187,52 @@ napi_value usedEnd(napi_env env, napi_callback_info info) noexcept {
   return number(env, safeNumber(handle->counts->usedEnd()));
 }
 
-// A refcount block of the image: one cluster.
-MutableBytes takeBlock(Arguments& args, const ReferenceCounts& counts) {
-  const MutableBytes block = args.bytes(0, "block");
-  args.requireRange(block.size() == size_t{1} << counts.clusterBits(), "block.length", "one cluster");
-  return block;
+// A refcount block of the image, one cluster, whose first refcount is for cluster `firstCluster`. `handle` is
+// null on failure.
+struct BlockArguments {
+  unsigned order = 0;
+  uint64_t firstCluster = 0;
+  std::shared_ptr<CountsHandle> handle;
+  MutableBytes block;
+};
+
+// What every method with a block begins with. Other numbers are to be converted before: that may run code of the
+// caller.
+BlockArguments takeBlock(Arguments& args) {
+  BlockArguments taken;
+  taken.order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
+  taken.firstCluster = args.natural(2, "firstCluster");
+  taken.handle = takeSelf(args);
+  if (!taken.handle) return taken;
+  taken.block = args.bytes(0, "block");
+  args.requireRange(taken.block.size() == size_t{1} << taken.handle->counts->clusterBits(), "block.length",
+                    "one cluster");
+  return taken;
 }
 
-napi_value compare(napi_env env, napi_callback_info info) noexcept {
+using BlockSearch = size_t (*)(const ReferenceCounts&, Bytes block, unsigned order, uint64_t firstCluster,
+                               size_t first, Span<double> out);
+
+// Writes what `search` finds in a block from index `first` on to `out`, in rows of `stride` numbers.
+template <BlockSearch search, size_t stride>
+napi_value searchBlock(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
-  const uint64_t firstCluster = args.natural(2, "firstCluster");
   const uint64_t first = args.natural(3, "first");
-  const auto handle = takeSelf(args);
+  const auto [order, firstCluster, handle, block] = takeBlock(args);
   if (!handle) return nullptr;
-  const Bytes block = takeBlock(args, *handle->counts);
   const Span<double> out = args.doubles(4, "out");
   args.requireRange(first <= refcountsIn(block.size(), order), "first", "inside the block");
-  args.requireRange(out.size() >= kMismatchStride, "out.length",
-                    "at least " + std::to_string(kMismatchStride));
+  args.requireRange(out.size() >= stride, "out.length", "at least " + std::to_string(stride));
   if (args.failed()) return nullptr;
   const size_t found =
-      compareBlock(*handle->counts, block, order, firstCluster, static_cast<size_t>(first), out);
+      search(*handle->counts, block, order, firstCluster, static_cast<size_t>(first), out);
   return number(env, static_cast<double>(found));
 }
 
 napi_value fill(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
-  const uint64_t firstCluster = args.natural(2, "firstCluster");
-  const auto handle = takeSelf(args);
+  const auto [order, firstCluster, handle, block] = takeBlock(args);
   if (!handle) return nullptr;
-  const MutableBytes block = takeBlock(args, *handle->counts);
   if (args.failed()) return nullptr;
   const uint64_t tooLarge = fillBlock(*handle->counts, block, order, firstCluster);
   return number(env, tooLarge == kAllFit ? -1 : static_cast<double>(tooLarge));
@@ -226,41 +240,18 @@ napi_value fill(napi_env env, napi_callback_info info) noexcept {
 
 napi_value addTo(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
-  const uint64_t firstCluster = args.natural(2, "firstCluster");
   const bool subtract = args.boolean(3, "subtract");
-  const auto handle = takeSelf(args);
+  const auto [order, firstCluster, handle, block] = takeBlock(args);
   if (!handle) return nullptr;
-  const MutableBytes block = takeBlock(args, *handle->counts);
   if (args.failed()) return nullptr;
   const uint64_t misfit = addToBlock(*handle->counts, block, order, firstCluster, subtract);
   return number(env, misfit == kAllFit ? -1 : static_cast<double>(misfit));
 }
 
-napi_value findLast(napi_env env, napi_callback_info info) noexcept {
-  Arguments args(env, info);
-  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
-  const uint64_t firstCluster = args.natural(2, "firstCluster");
-  const uint64_t first = args.natural(3, "first");
-  const auto handle = takeSelf(args);
-  if (!handle) return nullptr;
-  const Bytes block = takeBlock(args, *handle->counts);
-  const Span<double> out = args.doubles(4, "out");
-  args.requireRange(first <= refcountsIn(block.size(), order), "first", "inside the block");
-  args.requireRange(out.size() >= kRunOfClusters, "out.length", "at least " + std::to_string(kRunOfClusters));
-  if (args.failed()) return nullptr;
-  const size_t found =
-      lastReferences(*handle->counts, block, order, firstCluster, static_cast<size_t>(first), out);
-  return number(env, static_cast<double>(found));
-}
-
 napi_value countStored(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const auto order = static_cast<unsigned>(args.natural(1, "order", kMaxRefcountOrder));
-  const uint64_t firstCluster = args.natural(2, "firstCluster");
-  const auto handle = takeSelf(args);
+  const auto [order, firstCluster, handle, block] = takeBlock(args);
   if (!handle) return nullptr;
-  const Bytes block = takeBlock(args, *handle->counts);
   if (args.failed()) return nullptr;
   const bool fits = countBlock(*handle->counts, block, order, firstCluster);
   account(env, *handle);
@@ -319,10 +310,10 @@ bool initReferenceCounts(napi_env env, napi_value exports) {
       {"countUsed", next<&ReferenceCounts::countUsed>},
       {"usedEnd", usedEnd},
       {"isShared", isShared},
-      {"compareBlock", compare},
+      {"compareBlock", searchBlock<compareBlock, kMismatchStride>},
       {"fillBlock", fill},
       {"addToBlock", addTo},
-      {"lastReferences", findLast},
+      {"lastReferences", searchBlock<lastReferences, kRunOfClusters>},
       {"countBlock", countStored},
       {"correctCopied", correct},
       {"copiedMismatches", copied},

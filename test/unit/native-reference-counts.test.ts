@@ -306,6 +306,19 @@ const counted = fc.array(fc.tuple(fc.nat(5000), fc.constantFrom(1, 2, 3, 15, 255
   maxLength: 12,
 });
 
+/** Counts, and in a plain map what they have to be. */
+function countedOf(references: readonly (readonly [cluster: number, times: number])[]): {
+  counts: ReferenceCounts;
+  wanted: Map<number, number>;
+} {
+  const counts = new native.ReferenceCounts(4000, 9, plenty);
+  const wanted = new Map<number, number>();
+  for (const [cluster, times] of references) {
+    if (counts.add(cluster * 512, 1, times)) wanted.set(cluster, (wanted.get(cluster) ?? 0) + times);
+  }
+  return { counts, wanted };
+}
+
 describe('ReferenceCounts against refcount blocks', () => {
   it('fills blocks, finds them equal, and then exactly what was changed in them', () => {
     fc.assert(
@@ -316,11 +329,7 @@ describe('ReferenceCounts against refcount blocks', () => {
         fc.array(fc.tuple(fc.nat(), fc.nat(1)), { maxLength: 8 }),
         fc.integer({ min: 1, max: 4 }),
         (references, order, firstCluster, damage, room) => {
-          const counts = new native.ReferenceCounts(4000, 9, plenty);
-          const wanted = new Map<number, number>();
-          for (const [cluster, times] of references) {
-            if (counts.add(cluster * 512, 1, times)) wanted.set(cluster, (wanted.get(cluster) ?? 0) + times);
-          }
+          const { counts, wanted } = countedOf(references);
           const entries = 4096 / 2 ** order;
           const most = 2 ** (2 ** order) - 1;
           const block = Buffer.alloc(512, 0xaa);
@@ -367,11 +376,7 @@ describe('ReferenceCounts against refcount blocks', () => {
         fc.array(fc.nat({ max: 300 }), { minLength: 1, maxLength: 8 }),
         fc.boolean(),
         (references, order, firstCluster, stored, subtract) => {
-          const counts = new native.ReferenceCounts(4000, 9, plenty);
-          const wanted = new Map<number, number>();
-          for (const [cluster, times] of references) {
-            if (counts.add(cluster * 512, 1, times)) wanted.set(cluster, (wanted.get(cluster) ?? 0) + times);
-          }
+          const { counts, wanted } = countedOf(references);
           const entries = 4096 / 2 ** order;
           const most = 2 ** (2 ** order) - 1;
           const block = Buffer.alloc(512);
