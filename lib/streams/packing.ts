@@ -67,10 +67,9 @@ export class Packing {
     const host = this.#next * clusterSize + this.#openUsed;
     const head = Math.min(stream.length, clusterSize - this.#openUsed);
     this.#append(stream.subarray(0, head));
-    if (this.#openUsed === clusterSize && head < stream.length) {
-      this.#emitOpen();
-      this.#append(stream.subarray(head));
-    }
+    // At once, also where the stream ends right there: the next one must not be counted in a cluster it has nothing in.
+    if (this.#openUsed === clusterSize) this.close();
+    if (head < stream.length) this.#append(stream.subarray(head));
     return host;
   }
 
