@@ -107,8 +107,12 @@ export class Qcow2 implements WritableDisk {
     return this.#guest.image.writable;
   }
 
-  /** @internal What whole-image jobs work on. */
+  /**
+   * @internal What whole-image jobs work on.
+   * @throws Qcow2Error `ERR_QCOW2_CLOSED`
+   */
   get guest(): GuestImage {
+    this.#requests.assertOpen();
     return this.#guest;
   }
 
