@@ -63,6 +63,8 @@ export class Qcow2Error extends Error {
   readonly offset?: number;
   /** The feature, field or option concerned, in the words of the specification. */
   readonly feature?: string;
+  /** For an image that could not be opened, how far below it the file is that is the reason: 1 for its backing file. */
+  depth?: number;
 
   /**
    * For adapters that report what is wrong with an image in the same manner.

@@ -92,6 +92,7 @@ export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
 export type { CreateSnapshotOptions, Snapshots } from './operations/snapshots.js';
 export type { ResizeOptions } from './operations/resize.js';
 export type {
+  BackingChoice,
   CreateOptions,
   ImageFormat,
   LuksOptions,
@@ -114,3 +115,4 @@ export { openTemporaryOverlay, type TemporaryOverlayOptions } from './temporary-
 export { FileStorage } from './storage/file.js';
 export { MemoryStorage } from './storage/memory.js';
 export type { Storage } from './storage/storage.js';
+export type { Window } from './storage/window.js';

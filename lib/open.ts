@@ -15,8 +15,8 @@ import { RawDisk } from './io/raw-disk.js';
 import { log } from './log.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
 import { Image, readHeader } from './metadata/image.js';
-import type { ImageFormat, OpenOptions, Reference, Source } from './options.js';
-import { identityOf, openSource } from './storage/open-source.js';
+import type { BackingChoice, ImageFormat, OpenOptions, Reference, Source } from './options.js';
+import { identityOf, openSource, type OpenedSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
 import { readExactly, readPadded, type Storage } from './storage/storage.js';
 
@@ -62,16 +62,25 @@ export async function openImage(
 ): Promise<Opened> {
   const owned: Closable[] = [];
   try {
-    const { storage, owned: isOwned } = await openSource(source, {
-      mode: options.mode ?? 'r',
-      lock: options.lock ?? true,
-    });
+    const { storage, owned: isOwned } = await openFile(source, options);
     if (isOwned) owned.push(storage);
     return { ...(await assemble(storage, options, context, owned)), owned, options };
   } catch (error) {
     await closeAll(owned);
     throw error;
   }
+}
+
+/** Opens the file of an image, or the part of it that is the image. */
+async function openFile(
+  source: Source,
+  { mode = 'r', lock = true, window }: OpenOptions,
+  regularOnly = false,
+): Promise<OpenedSource> {
+  const opened = await openSource(source, { mode, lock, regularOnly });
+  if (window === undefined) return opened;
+  const { openWindow } = await import('./storage/window.js');
+  return openWindow(opened, window);
 }
 
 /** Opens a source as a disk of a given format, or of the one its first bytes tell. */
@@ -81,7 +90,7 @@ export async function openAnyDisk(
   options: OpenOptions,
   context: ChainContext,
 ): Promise<{ disk: Disk; format: ImageFormat }> {
-  const opened = await openSource(source, { mode: options.mode ?? 'r', lock: options.lock ?? true });
+  const opened = await openFile(source, options);
   const owned: Closable[] = opened.owned ? [opened.storage] : [];
   try {
     const found = format ?? (await probeFormat(opened.storage));
@@ -107,7 +116,7 @@ export async function openLayer(
   context: ChainContext,
   backing: Disk | null,
 ): Promise<Disk> {
-  const opened = await openSource(source, { mode: options.mode ?? 'r', lock: options.lock ?? true });
+  const opened = await openFile(source, options);
   const owned: Closable[] = opened.owned ? [opened.storage] : [];
   try {
     const found = format ?? (await probeFormat(opened.storage));
@@ -245,24 +254,37 @@ async function openBacking(
   context: ChainContext,
   owned: Closable[],
 ): Promise<OpenedBelow | null> {
-  if (header.backingFile === null || options.backing === 'none') return null;
+  if (options.backing === 'none') return null;
+  const choice = typeof options.backing === 'object' ? options.backing : null;
+  if (header.backingFile === null && choice === null) return null;
+  if (header.backingFile === null && choice?.source === undefined) {
+    throw new Qcow2Error(
+      'ERR_QCOW2_REFERENCE',
+      `${storage.name} names no backing file; say which one to open by its source`,
+      { feature: 'backing file' },
+    );
+  }
   const reference: Reference = {
     kind: 'backing',
-    name: header.backingFile,
-    format: header.backingFormat,
+    name: header.backingFile ?? '',
+    format: choice?.format ?? header.backingFormat,
     from: storage.path ?? null,
   };
-  const opened = await openBackingFile(storage, reference, options, context);
+  const opened = await openBackingFile(storage, reference, options, context, choice ?? {});
   owned.push(opened.disk);
   return opened;
 }
 
-/** Opens a file for an image to stand on, read-only, by a reference that the image has or is to get. */
+/**
+ * Opens a file for an image to stand on, read-only, by a reference that the image has or is to get.
+ * @param choice what the caller has chosen of it
+ */
 export async function openBackingFile(
   storage: Storage,
   reference: Reference,
   options: OpenOptions,
   context: ChainContext,
+  choice: BackingChoice = {},
 ): Promise<{ disk: Disk; below: Below }> {
   const identities = [...context.identities, storage.identity ?? ''];
   if (identities.length > maxChainDepth) {
@@ -270,16 +292,16 @@ export async function openBackingFile(
       feature: 'backing file',
     });
   }
-  const source = await resolveReference(reference, options.resolve ?? 'deny');
+  const source = choice.source ?? (await resolveReference(reference, options.resolve ?? 'deny'));
   const format = backingFormat(reference.format);
   await refuseAgain(source, identities, 'backing file', storage);
-  const below = await openSource(source, { mode: 'r', lock: options.lock ?? true, regularOnly: true });
+  const inherited = optionsForBacking(options, choice);
+  const below = await openFile(source, inherited, choice.source === undefined);
   const belowOwned: Closable[] = below.owned ? [below.storage] : [];
   try {
     // Looked at again: the name may stand for something else by now.
     refuseIdentity(below.storage.identity, identities, 'backing file', storage);
     const found = format ?? (await guessBackingFormat(storage, below.storage, options.resolve));
-    const inherited = optionsForBacking(options);
     let disk: Disk;
     if (found === 'raw') disk = new RawDisk(below.storage, await below.storage.size(), below.owned);
     else {
@@ -289,6 +311,7 @@ export async function openBackingFile(
     return { disk, below: { source, format: found, options: inherited } };
   } catch (error) {
     await closeAll(belowOwned);
+    if (error instanceof Qcow2Error) error.depth = (error.depth ?? 0) + 1;
     throw error;
   }
 }
@@ -339,8 +362,13 @@ async function guessBackingFormat(
 }
 
 /** A backing file is only read, whatever happens to the image on top of it. */
-function optionsForBacking({ resolve, secret, cacheBytes, lock }: OpenOptions): OpenOptions {
+function optionsForBacking(
+  { resolve, cacheBytes, ...above }: OpenOptions,
+  { backing, window, secret = above.secret, lock = above.lock }: BackingChoice,
+): OpenOptions {
   return {
+    ...(backing === undefined ? {} : { backing }),
+    ...(window === undefined ? {} : { window }),
     ...(resolve === undefined ? {} : { resolve }),
     ...(secret === undefined ? {} : { secret }),
     ...(cacheBytes === undefined ? {} : { cacheBytes }),

@@ -2,6 +2,7 @@
 import type { FileHandle } from 'node:fs/promises';
 import type { CreateLuksOptions } from './io/encryption/luks-create.js';
 import type { Storage } from './storage/storage.js';
+import type { Window } from './storage/window.js';
 
 /**
  * Where an image is: a path (any string), a `file:` URL, an `http:` or `https:` URL for reading, an open handle, or anything
@@ -50,11 +51,22 @@ export interface OpenOptions {
   lock?: boolean;
   /**
    * What to open when the image names a backing file: `full` (default) opens the chain; `none` opens this layer alone,
-   * unallocated ranges read as zeros, and writing is refused. For looking at metadata.
+   * unallocated ranges read as zeros, and writing is refused, which is for looking at metadata. An object says what to open in
+   * place of what the image names, or how.
    */
-  backing?: 'full' | 'none';
+  backing?: 'full' | 'none' | BackingChoice;
+  /** The part of the source that is the image, for one inside another file, such as an archive; all of it by default. */
+  window?: Window;
   /** Opens an image whose refcounts are damaged or that is marked corrupt, for check and repair; never for guest writes. */
   forRepair?: boolean;
+}
+
+/** A backing file that the caller chooses. What is left out is as the image says. */
+export interface BackingChoice extends Pick<OpenOptions, 'backing' | 'window' | 'secret' | 'lock'> {
+  /** What to open, whatever the image names. */
+  source?: Source;
+  /** Its format. */
+  format?: ImageFormat;
 }
 
 /** How an image is to be encrypted with LUKS. */

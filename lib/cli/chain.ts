@@ -44,30 +44,51 @@ export async function* describeChain(
   images: ImageArguments,
   opening: Pick<Opening, 'lock'> = {},
 ): AsyncGenerator<ImageDescription> {
+  for await (const { image } of walkChain(name, images, opening)) yield image;
+}
+
+/** An image of a chain. */
+interface Step {
+  name: ImageName;
+  image: ImageDescription;
+}
+
+/** The same with the name of each, as the command line or the image above has it. */
+export async function* walkChain(
+  name: ImageName,
+  images: ImageArguments,
+  opening: Pick<Opening, 'lock'> = {},
+): AsyncGenerator<Step> {
   const seen = new Set<string>();
   let next: ImageName | null = name;
   while (next !== null) {
     const image: ImageDescription = await describe(next, images, opening);
     noteFile(next, seen);
-    yield image;
-    next = backingName(image, images);
+    yield { name: next, image };
+    next = backingName(next, image, images);
   }
 }
 
 /** The file that holds the data of each layer, from the top down. */
 export async function dataFiles(name: ImageName, images: ImageArguments): Promise<string[]> {
   const files: string[] = [];
-  let path = name.path;
-  for await (const { details, fullBackingName } of describeChain(name, images)) {
-    const dataFile = details?.dataFile?.name ?? null;
-    files.push(dataFile === null ? path : besideImage(path, dataFile));
-    path = fullBackingName ?? '';
+  for await (const step of walkChain(name, images)) {
+    const { path, shownFile = path, backing } = step.name;
+    const dataFile = step.image.details?.dataFile?.name ?? null;
+    files.push(dataFile === null ? shownFile : besideImage(path, dataFile));
+    if (backing === 'none') break;
   }
   return files;
 }
 
 /** The name of the file below an image, or null at the bottom. */
-function backingName(image: ImageDescription, images: ImageArguments): ImageName | null {
+function backingName(
+  { backing: choice }: ImageName,
+  image: ImageDescription,
+  images: ImageArguments,
+): ImageName | null {
+  const chosen = typeof choice === 'object' ? choice : null;
+  if (typeof chosen?.path === 'string') return { ...chosen, path: chosen.path };
   const given = image.fullBackingName;
   const backing = image.details?.backing ?? null;
   if (given === null || backing === null) return null;
@@ -76,7 +97,7 @@ function backingName(image: ImageDescription, images: ImageArguments): ImageName
   }
   if (protocolOf(given) !== null) throw onlyPlainNames(given);
   const format = backing.format === null ? {} : { format: knownDriver(backing.format) };
-  return { given, shown: given, path: given, ...format };
+  return { ...format, ...chosen, given, shown: given, path: given };
 }
 
 /** Bytes that a raw file takes up, where that can be told. */

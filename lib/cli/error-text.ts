@@ -89,7 +89,10 @@ export interface Reason {
 export function reasonOf(error: unknown, image: Concerned): Reason {
   if (error instanceof Failure)
     return { text: error.message, ...(error.hint === null ? {} : { hint: error.hint }) };
-  if (error instanceof Qcow2Error) return formatReason(error, image);
+  if (error instanceof Qcow2Error) {
+    const reason = formatReason(error, image);
+    return { ...reason, text: 'Could not open backing file: '.repeat(error.depth ?? 0) + reason.text };
+  }
   return { text: systemErrorText(error) };
 }
 

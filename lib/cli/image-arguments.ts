@@ -1,19 +1,22 @@
 /** The options that every command about existing images has, and opening an image as they say. */
 import { open, openDisk, Qcow2 } from '../index.js';
 import type { Disk } from '../index.js';
-import type { ImageFormat, OpenOptions, Source } from '../options.js';
+import { statSync } from 'node:fs';
+import type { BackingChoice, ImageFormat, OpenOptions, Source } from '../options.js';
 import type { Context } from './context.js';
 import { defined } from './defined.js';
-import { openFailure } from './error-text.js';
+import { isDirectory, openFailure, openReason } from './error-text.js';
 import { Failure } from './failure.js';
-import { parseImageName } from './image-name.js';
-import type { ImageName } from './image-name.js';
+import type { BackingName, ImageName } from './image-name.js';
+import { ofBackingFile, parseImageName, unsupportedOption } from './image-options.js';
 import { Secrets } from './objects.js';
 import { warnAboutProbing } from './probing.js';
 import { plainReferences } from './references.js';
 
 /** Options of one opening beyond those of the command line. */
-export interface Opening extends Pick<OpenOptions, 'mode' | 'backing' | 'forRepair' | 'lock' | 'dataFile'> {
+export interface Opening extends Pick<OpenOptions, 'mode' | 'forRepair' | 'lock' | 'dataFile'> {
+  /** Opens the image alone, whatever the command line says. */
+  backing?: 'none';
   /** The guest's data is asked for, so that an encrypted image needs its secret. */
   data?: true;
   /** No secret is asked for, though one be named. */
@@ -78,12 +81,17 @@ export class ImageArguments {
   }
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
-  openOptions(name: ImageName, opening: Opening = {}): OpenOptions {
-    const { mode, backing = name.backing, forRepair, lock, dataFile } = opening;
+  async openOptions(name: ImageName, opening: Opening = {}): Promise<OpenOptions> {
+    const { mode, backing = name.backing ?? 'full', forRepair, lock, dataFile } = opening;
+    checkWindow(name);
     return {
-      ...defined({ mode, backing, forRepair, lock, dataFile }),
+      ...defined({ mode, forRepair, lock, dataFile, window: name.window }),
+      backing: typeof backing === 'object' ? await this.#chosen(backing) : backing,
       // What comes from a server does not get to name files of this machine.
-      resolve: this.#denyReferences || name.remote !== undefined ? 'deny' : plainReferences(name.path),
+      resolve:
+        this.#denyReferences || name.remote !== undefined
+          ? 'deny'
+          : plainReferences(name.path, chosenPaths(name)),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),
       ...(name.keySecret === undefined || opening.withoutSecret === true
         ? {}
@@ -91,13 +99,24 @@ export class ImageArguments {
     };
   }
 
+  async #chosen(name: BackingName): Promise<BackingChoice> {
+    const { path, backing, format, keySecret, locking, window } = name;
+    if (path !== null) lookAtBacking({ ...name, path });
+    return {
+      ...defined({ format, window }),
+      ...(path === null ? {} : { source: await sourceOf({ ...name, path }, {}) }),
+      backing: typeof backing === 'object' ? await this.#chosen(backing) : (backing ?? 'full'),
+      ...(this.#forceShare || locking === false ? { lock: false } : {}),
+      ...(keySecret === undefined ? {} : { secret: this.secrets.get(keySecret) }),
+    };
+  }
+
   /** Opens an image of either format. @throws Failure in the words of qemu-img */
   openDisk(name: ImageName, opening: Opening = {}): Promise<{ disk: Disk; format: ImageFormat }> {
     return reporting(name, opening, async () => {
-      const opened = await openDisk(await sourceOf(name, opening), {
-        ...this.openOptions(name, opening),
-        ...(name.format === undefined ? {} : { format: name.format }),
-      });
+      const options = await this.openOptions(name, opening);
+      const { format = await formatOfWhole(name, options) } = name;
+      const opened = await openDisk(await sourceOf(name, opening), { ...options, ...defined({ format }) });
       if (opening.data === true) await demandKey(opened.disk, name);
       return opened;
     });
@@ -128,7 +147,7 @@ export class ImageArguments {
   /** Opens an image that must be qcow2. @throws Failure in the words of qemu-img */
   openQcow2(name: ImageName, opening: Opening = {}): Promise<Qcow2> {
     return reporting(name, opening, async () =>
-      open(await sourceOf(name, opening), this.openOptions(name, opening)),
+      open(await sourceOf(name, opening), await this.openOptions(name, opening)),
     );
   }
 }
@@ -138,6 +157,57 @@ async function demandKey(disk: Disk, { keySecret }: ImageName): Promise<void> {
   if (!(disk instanceof Qcow2) || disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
   await disk.close();
   throw new Failure("Parameter 'encrypt.key-secret' is required for cipher");
+}
+
+/** The image, if nothing is said of its backing file but that it be left out. @throws Failure */
+export function withoutBackingOptions(name: ImageName): ImageName {
+  const { backing, given, format } = name;
+  if (typeof backing !== 'object') return name;
+  throw new Failure(`Could not open '${given}': ${unsupportedOption(format, backing.option).message}`);
+}
+
+function chosenPaths({ backing }: Pick<ImageName, 'backing'>): string[] {
+  if (typeof backing !== 'object') return [];
+  return [...(backing.path === null ? [] : [backing.path]), ...chosenPaths(backing)];
+}
+
+/** @throws Failure for a backing file that is not there */
+function lookAtBacking(name: ImageName): void {
+  try {
+    checkWindow(name);
+    if (name.remote === undefined) statSync(name.path);
+    if (name.path === '' || isDirectory(name.path)) throw new Failure('');
+  } catch (error) {
+    if (error instanceof Failure && error.message !== '') throw ofBackingFile(error);
+    throw ofBackingFile(new Failure(openReason(error, { name: name.path }).text, { cause: error }));
+  }
+}
+
+/** @throws Failure for a part of a file that is not within it */
+function checkWindow({ path, remote, window }: ImageName): void {
+  const there = remote === undefined ? statSync(path, { throwIfNoEntry: false, bigint: true }) : undefined;
+  if (window === undefined || there?.isFile() !== true) return;
+  const offset = BigInt(window.offset ?? 0);
+  if (offset > there.size) {
+    throw new Failure(
+      `Offset (${offset}) cannot be greater than size of the containing file (${there.size})`,
+    );
+  }
+  if (offset + BigInt(window.size ?? 0) <= there.size) return;
+  throw new Failure(
+    `The sum of offset (${offset}) and size (${window.size ?? 0}) has to be smaller or equal to the  actual size of ` +
+      `the containing file (${there.size})`,
+  );
+}
+
+/** Only a raw disk can be a part of what the options name; undefined where all of that is to be looked at. */
+async function formatOfWhole(name: ImageName, { resolve }: OpenOptions): Promise<ImageFormat | undefined> {
+  if (name.window === undefined || name.shownFile !== undefined) return undefined;
+  const whole = { ...defined({ resolve }), backing: 'none', lock: false } as const;
+  const { disk, format } = await openDisk(await sourceOf(name, {}), whole);
+  await disk.close();
+  if (format === 'raw') return format;
+  throw unsupportedOption(format, name.window.offset === undefined ? 'size' : 'offset');
 }
 
 async function sourceOf({ path, remote }: ImageName, { mode }: Opening): Promise<Source> {

@@ -6,10 +6,16 @@ import { systemErrorText } from './error-text.js';
 import { Failure } from './failure.js';
 import { besideImage, protocolOf } from './image-name.js';
 
-/** Finds the files that an image at `path`, and those below it, refer to. */
-export function plainReferences(path: string): (reference: Reference) => string {
+/**
+ * Finds the files that an image at `path`, and those below it, refer to.
+ * @param chosen those that are to stand in the place of what it names
+ */
+export function plainReferences(
+  path: string,
+  chosen: readonly string[] = [],
+): (reference: Reference) => string {
   /** How the files met so far are called, by their absolute paths. */
-  const names = new Map([[resolve(path), path]]);
+  const names = new Map([path, ...chosen].map((name) => [resolve(name), name]));
   return ({ kind, name, from }) => {
     const found = besideImage(from === null ? path : (names.get(from) ?? from), name);
     const failed = kind === 'backing' ? 'Could not open backing file: Could not open' : 'Could not open';

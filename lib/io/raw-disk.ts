@@ -78,14 +78,15 @@ export class RawDisk implements WritableDisk {
 
   async *extents(query: ExtentQuery = {}): AsyncGenerator<Extent> {
     const { start, end } = queryRange(this.size, query);
+    const { origin = 0 } = this.storage;
     let at = start;
     while (at < end) {
       query.signal?.throwIfAborted();
       const data = Math.min((await this.#nextData(at)) ?? end, end);
-      if (data > at) yield { start: at, length: data - at, type: 'zero', depth: 0, hostOffset: at };
+      if (data > at) yield { start: at, length: data - at, type: 'zero', depth: 0, hostOffset: origin + at };
       if (data >= end) return;
       const hole = Math.min(await this.#nextHole(data), end);
-      yield { start: data, length: hole - data, type: 'data', depth: 0, hostOffset: data };
+      yield { start: data, length: hole - data, type: 'data', depth: 0, hostOffset: origin + data };
       at = hole;
     }
   }

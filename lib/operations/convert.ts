@@ -6,7 +6,7 @@ import { RawDisk } from '../io/raw-disk.js';
 import { closeAll } from '../open.js';
 import type { CreateOptions, ImageFormat, OpenOptions } from '../options.js';
 import { create } from '../create.js';
-import { open, openDisk, Qcow2 } from '../qcow2.js';
+import { open, openDisk, openRawDisk, Qcow2 } from '../qcow2.js';
 import { openSource, type Source } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
@@ -48,6 +48,8 @@ export interface ConvertOptions extends Job, Paced, Resumable {
   sparseSize?: number;
   /** Writes into the target as it is, which must be at least as large as the source, instead of making it anew. */
   keepTarget?: boolean;
+  /** How a kept target is opened, before what `create` says of it. */
+  openTarget?: Pick<OpenOptions, 'resolve' | 'backing' | 'window' | 'secret' | 'lock'>;
   /** Says of a kept target that all of it reads as zeros, so that zeros need not be written. */
   targetIsZero?: boolean;
   /** Whether the target is durable when the promise resolves; true by default. `false` leaves that to the system. */
@@ -279,6 +281,7 @@ function newImageTarget(disk: Qcow2, storage: Storage, options: ConvertOptions):
 async function openKept(source: Disk, target: Source, options: ConvertOptions): Promise<OpenTarget> {
   const { create: { resolve, lock, cacheBytes, encryption } = {}, durable = true } = options;
   const openOptions = {
+    ...options.openTarget,
     mode: 'r+',
     ...(resolve === undefined ? {} : { resolve }),
     ...(lock === undefined ? {} : { lock }),
@@ -286,7 +289,7 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
     ...(encryption === undefined ? {} : { secret: encryption.secret }),
   } as const;
   const disk =
-    options.targetFormat === 'raw' ? await openRaw(target, lock ?? true) : await open(target, openOptions);
+    options.targetFormat === 'raw' ? await openRawDisk(target, openOptions) : await open(target, openOptions);
   try {
     refuseSmaller('The target', disk.size, source.size);
     return {
@@ -312,11 +315,6 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
     await disk.close();
     throw error;
   }
-}
-
-async function openRaw(target: Source, lock: boolean): Promise<RawDisk> {
-  const { storage, owned } = await openSource(target, { mode: 'r+', lock });
-  return new RawDisk(storage, await storage.size(), owned);
 }
 
 function rawDiskTarget(disk: RawDisk, startsZero = false): CopyTarget {

@@ -52,6 +52,8 @@ export interface Storage {
   state?(): Promise<string>;
   /** For a file opened by name, its absolute path: what relative references start from. */
   readonly path?: string;
+  /** For a part of a file, where in the file its first byte is. */
+  readonly origin?: number;
 }
 
 /**

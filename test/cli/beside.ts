@@ -3,7 +3,7 @@ import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } 
 import { dirname, join } from 'node:path';
 import { copyDirectory, qcow2, qemuImg, removeDirectories } from './run.js';
 import type { Outcome } from './run.js';
-import { comparable, examine } from './same.js';
+import { comparable, examine } from './comparable.js';
 
 /** How the two differ: nothing when they do not. */
 export type Differences = readonly string[];

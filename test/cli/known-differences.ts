@@ -52,16 +52,6 @@ const knownDifferences: readonly KnownDifference[] = [
       withoutDeprecation(theirs.stderr) === ours.stderr,
   },
   {
-    why: 'the backing file cannot be exchanged by options: it is the one that the image names, or none',
-    covers: (args, { ours }) =>
-      names(args, /backing\.driver/) && ours.code === 1 && /option 'backing\./.test(ours.stderr),
-  },
-  {
-    why: 'the raw driver shows whole files only',
-    covers: (args, { ours }) =>
-      names(args, /offset=/) && /'raw' does not support the option 'size'/.test(ours.stderr),
-  },
-  {
     why: 'what does not go together is found before a file is made or opened',
     covers: (_, comparison) =>
       bothFail(comparison) &&

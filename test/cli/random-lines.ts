@@ -19,7 +19,9 @@ const oddFiles: Pool = [
   'orphan.qcow2', 'dirty.qcow2', 'corrupt.qcow2', 'cut.qcow2', 'shared.qcow2', 'nothing.qcow2', 'text.raw',
   'missing.qcow2', 'sub', 'sub/none/x', 'luks.qcow2', '', 'nbd:', 'driver=qcow2,file.filename=data.qcow2',
   'driver=raw,file.filename=sparse.raw', 'file.filename=small.qcow2', 'json:{"driver":"qcow2","file":"data.qcow2"}',
-  'json:{"driver":"qcow2","file":{"driver":"file","filename":"data.qcow2"}}', 'file:data.qcow2', 'driver=vmdk',
+  'json:{"driver":"qcow2","file":{"driver":"file","filename":"data.qcow2"}}',
+  'json:{"driver":"qcow2","file":{"driver":"file","filename":"overlay.qcow2"},"backing":null}',
+  'json:{"driver":"raw","offset":512,"file":{"driver":"file","filename":"sparse.raw"}}', 'file:data.qcow2', 'driver=vmdk',
 ]; // prettier-ignore
 /** Images as `--image-opts` names them. */
 const imageOptions: Pool = [
@@ -30,6 +32,13 @@ const imageOptions: Pool = [
   'driver=qcow2', 'driver=qcow2,file.filename=data.qcow2,foo=1', 'driver=qcow2,driver=raw,file.filename=data.qcow2',
   'driver=qcow2,file.filename=luks.qcow2,encrypt.key-secret=s', 'driver=qcow2,file.filename=sparse.raw', '=', '',
   'driver=qcow2,file.filename=data.qcow2,lazy-refcounts=on', 'driver=qcow2,file.filename=data.qcow2,read-only=on',
+  'driver=raw,file.filename=sparse.raw,offset=64k', 'driver=raw,file.filename=sparse.raw,offset=64k,size=512k',
+  'driver=raw,file.filename=sparse.raw,size=100', 'driver=raw,file.filename=sparse.raw,offset=2M',
+  'driver=qcow2,file.filename=overlay.qcow2,backing.driver=qcow2,backing.file.filename=onraw.qcow2',
+  'driver=qcow2,file.filename=overlay.qcow2,backing.driver=raw,backing.file.filename=missing',
+  'driver=qcow2,file.filename=onraw.qcow2,backing.driver=raw,backing.file.filename=text.raw,backing.size=512',
+  'driver=qcow2,file.filename=states.qcow2,backing.driver=qcow2,backing.file.filename=data.qcow2',
+  'driver=qcow2,file.filename=overlay.qcow2,backing.foo=1',
   'driver=qcow2,file.filename=overlay.qcow2,backing=', 'driver=nbd', 'driver=nbd,server.type=unix,server.path=/nowhere',
 ]; // prettier-ignore
 const targets: Pool = ['new', 'new', 'new', 'sub/new', 'empty.qcow2', 'data.qcow2', 'sparse.raw'];

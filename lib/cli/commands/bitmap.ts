@@ -5,8 +5,8 @@ import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
 import { Failure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
-import { ImageArguments } from '../image-arguments.js';
-import { parseImageName } from '../image-name.js';
+import { ImageArguments, withoutBackingOptions } from '../image-arguments.js';
+import { parseImageName } from '../image-options.js';
 import type { Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { sizeArgument } from '../sizes.js';
@@ -15,7 +15,8 @@ import { spec } from '../specs/bitmap.js';
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   const { images, file } = request;
-  const { disk } = await images.openForWriting(images.name(file), context, { backing: 'none', data: true });
+  const name = withoutBackingOptions(images.name(file));
+  const { disk } = await images.openForWriting(name, context, { backing: 'none', data: true });
   const opened = [disk];
   try {
     const source = request.sourceFile === null ? disk : await openSource(request.sourceFile, request, opened);
@@ -87,7 +88,7 @@ async function openSource(file: string, { images, sourceFormat }: Request, opene
     imageOpts: false,
     ...(sourceFormat === null ? {} : { format: sourceFormat }),
   });
-  const { disk } = await images.openDisk(name, { backing: 'none', data: true });
+  const { disk } = await images.openDisk(withoutBackingOptions(name), { backing: 'none', data: true });
   opened.push(disk);
   return disk;
 }

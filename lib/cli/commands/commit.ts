@@ -1,7 +1,7 @@
 /** `commit`: writes what an image holds into a file below it. */
 import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
-import { describeChain, isQcow2 } from '../chain.js';
+import { isQcow2, walkChain } from '../chain.js';
 import type { Context } from '../context.js';
 import { explained } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
@@ -24,7 +24,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
     await withProgress(request, context, async (progress) => {
       progress?.begin();
       const depth = request.base === null ? 1 : await depthOf(request.base, name, images);
-      if (!isQcow2(disk) || disk.header.backingFile === null) {
+      if (!isQcow2(disk) || (disk.header.backingFile === null && typeof name.backing !== 'object')) {
         throw new Failure('Image does not have a backing file');
       }
       await commit(disk, depth, request, progress);
@@ -90,12 +90,13 @@ async function commit(
 /** How far below the image a file is that is named as one of its backing files is. */
 async function depthOf(base: string, name: ImageName, images: ImageArguments): Promise<number> {
   let depth = 0;
-  for await (const { fullBackingName, details } of describeChain(name, images, { lock: false })) {
+  let written: string | undefined;
+  for await (const { name: at, image } of walkChain(name, images, { lock: false })) {
+    const isNamed = base === written || resolve(besideImage(name.path, base)) === resolve(at.path);
+    if (depth > 0 && isNamed) return depth;
     depth += 1;
-    if (fullBackingName === null) break;
-    const found =
-      base === details?.backing?.name || resolve(besideImage(name.path, base)) === resolve(fullBackingName);
-    if (found) return depth;
+    // A file that was chosen in its place goes by its own name.
+    written = typeof at.backing === 'object' ? undefined : image.details?.backing?.name;
   }
   throw new Failure(`Did not find '${base}' in the backing chain of '${name.given}'`);
 }

@@ -16,7 +16,10 @@ export async function run(words: readonly string[], context: Context): Promise<n
   const { out } = context;
   const { name, images, detectZeroes, sort, progress, output, quiet } = parse(words);
   // The backing files are needed only to tell where zeros may be dropped.
-  const disk = await images.openQcow2(name, { mode: 'r+', backing: detectZeroes ? 'full' : 'none' });
+  const disk = await images.openQcow2(name, {
+    mode: 'r+',
+    ...(detectZeroes ? {} : { backing: 'none' }),
+  });
   let report: CompactReport;
   try {
     report = await withProgress({ progress, quiet }, context, (display) => {

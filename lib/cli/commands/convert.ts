@@ -19,14 +19,15 @@ import {
   systemErrorWords,
 } from '../error-text.js';
 import { Failure, isTold } from '../failure.js';
-import { localPath, parseImageName, remoteUrl } from '../image-name.js';
+import { localPath, remoteUrl } from '../image-name.js';
+import { parseImageName } from '../image-options.js';
 import type { ImageName } from '../image-name.js';
 import { convert, ConcatenatedDisk, fromQcow2Stream, Qcow2, SalvagedDisk } from '../../index.js';
 import type { Disk, Storage } from '../../index.js';
 import type { CompressionType } from '../../format/header-fields.js';
 import { interruptible } from '../interrupt.js';
 import type { OptionValues } from '../o-options.js';
-import type { CreateOptions, ImageFormat, Source } from '../../options.js';
+import type { CreateOptions, ImageFormat, OpenOptions, Source } from '../../options.js';
 import { withProgress } from '../progress.js';
 import type { ProgressDisplay } from '../progress.js';
 import { plainReferences } from '../references.js';
@@ -103,22 +104,25 @@ interface Target {
   /** For a target on a server, where; `path` is the same as text then. */
   remote: URL | null;
   format: ImageFormat;
+  /** What options say of a target that is there. */
+  name: ImageName | null;
 }
 
 async function targetOf(given: string, request: ConvertRequest): Promise<Target> {
   if (!request.targetImageOpts) {
     const remote = remoteUrl(given);
-    return { given, path: remote === null ? localPath(given) : given, remote, format: targetFormat(request) };
+    const path = remote === null ? localPath(given) : given;
+    return { given, path, remote, format: targetFormat(request), name: null };
   }
   if (request.targetFormat !== null) {
     throw new Failure('--image-opts and --format are mutually exclusive');
   }
   const name = parseImageName(given, { imageOpts: true });
   const { path, remote = null } = name;
-  if (name.format !== undefined) return { given, path, remote, format: name.format };
+  if (name.format !== undefined) return { given, path, remote, format: name.format, name };
   const { disk, format } = await request.images.openDisk(name, { backing: 'none' });
   await disk.close();
-  return { given, path, remote, format };
+  return { given, path, remote, format, name };
 }
 
 async function convertDisk(
@@ -141,7 +145,9 @@ async function convertDisk(
   if (request.bitmaps && target.remote !== null) throw new Failure('Bitmaps cannot be copied to a server');
   const work = async (to: Source, signal: AbortSignal): Promise<void> => {
     try {
-      await copy(disk, to, { request, progress, signal, create, format });
+      const { name: kept } = target;
+      const openTarget = kept === null ? {} : await request.images.openOptions(kept);
+      await copy(disk, to, { request, progress, signal, create, format, openTarget });
       if (request.bitmaps && source instanceof Qcow2) {
         await copyBitmaps(source, path, { ...request, complain: context.complain });
       }
@@ -207,7 +213,7 @@ async function restoreImage(
   const { path, format } = target;
   const create = targetOptions(format, path, request);
   checkCacheMode('cache', request.targetCache);
-  const { secret } = request.images.openOptions(source);
+  const { secret } = await request.images.openOptions(source);
   const work = (to: Source, signal: AbortSignal): Promise<unknown> =>
     fromQcow2Stream(standardInput(signal), to, {
       targetFormat: format,
@@ -230,16 +236,18 @@ interface Copy extends Omit<Task, 'context'> {
   signal: AbortSignal;
   create: CreateOptions;
   format: ImageFormat;
+  openTarget: OpenOptions;
 }
 
 function copy(
   disk: Disk,
   target: Source,
-  { request, progress, signal, create, format }: Copy,
+  { request, progress, signal, create, format, openTarget }: Copy,
 ): Promise<unknown> {
   return convert(disk, target, {
     targetFormat: format,
     create,
+    openTarget,
     compress: request.compress,
     keepTarget: !request.create,
     targetIsZero: request.targetIsZero,

@@ -128,8 +128,10 @@ async function resizeRawImage(current: number, request: Request, context: Contex
   if (name.format === undefined) warnAboutProbing(name.given, context);
   const size = newSize(current, request, context);
   if (preallocation === 'metadata') throw new Failure('Unsupported preallocation mode: metadata');
+  const { offset = 0, size: fixed } = name.window ?? {};
+  if (fixed !== undefined) throw new Failure('Cannot resize fixed-size raw disks');
   try {
-    await resizeRaw(name.path, size, { shrink, preallocation });
+    await resizeRaw(name.path, BigInt(offset) + size, { shrink, preallocation });
   } catch (error) {
     throw openFailure(error, { name: name.given, path: name.path, writing: true });
   }
