@@ -62,12 +62,6 @@ async function openBelow(below: Below, mode: 'r' | 'r+'): Promise<Qcow2 | RawDis
   return disk as Qcow2 | RawDisk;
 }
 
-/** @internal Opens a raw disk. */
-export async function openRawDisk(source: Source, options: OpenOptions): Promise<RawDisk> {
-  const { disk } = await openDisk(source, { ...options, format: 'raw' });
-  return disk as RawDisk;
-}
-
 export class Qcow2 implements WritableDisk {
   readonly #guest: GuestImage;
   readonly #opened: Opened;

@@ -6,7 +6,7 @@ import { RawDisk } from '../io/raw-disk.js';
 import { closeAll } from '../open.js';
 import type { CreateOptions, ImageFormat, OpenOptions } from '../options.js';
 import { create } from '../create.js';
-import { open, openDisk, openRawDisk, Qcow2 } from '../qcow2.js';
+import { openDisk, Qcow2 } from '../qcow2.js';
 import { openSource, type Source } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
@@ -288,8 +288,8 @@ async function openKept(source: Disk, target: Source, options: ConvertOptions): 
     ...(cacheBytes === undefined ? {} : { cacheBytes }),
     ...(encryption === undefined ? {} : { secret: encryption.secret }),
   } as const;
-  const disk =
-    options.targetFormat === 'raw' ? await openRawDisk(target, openOptions) : await open(target, openOptions);
+  const { disk } = await openDisk(target, { ...openOptions, format: options.targetFormat });
+  if (!(disk instanceof Qcow2 || disk instanceof RawDisk)) throw new Error('openDisk gives no other disks');
   try {
     refuseSmaller('The target', disk.size, source.size);
     return {
