@@ -20,6 +20,7 @@ export async function measureInProcess(image, folder, { rounds }) {
   return [...(await requests(image('full.qcow2'), join(folder, 'work.qcow2'), seconds)), ...loops(seconds)];
 }
 
+/** A short run, of one round, shows the compiling of JavaScript more than anything else. */
 const secondsFor = (rounds) => (rounds === 1 ? 0.1 : 1);
 
 /** Random reads and writes of clusters that are there, all of them: where there is none a program has nothing to do. */

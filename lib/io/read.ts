@@ -16,7 +16,7 @@ import { cryptSectorSize } from './encryption/crypt-sector.js';
 import type { GuestImage } from './guest-image.js';
 
 /** Longer reads are better off on the thread pool, beside others. */
-const maxCachedRead = 64 * 1024;
+export const maxCachedRead = 64 * 1024;
 
 /** Fills `buffer` with guest bytes from `position` on. The caller holds a lock on the range. */
 export async function readGuest(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): Promise<void> {

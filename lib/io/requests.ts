@@ -11,7 +11,7 @@ import { isTraced, traced, type RequestEvent } from './channels.js';
 import { checkRange } from './disk-queries.js';
 import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
-import { readGuest } from './read.js';
+import { maxCachedRead, readGuest } from './read.js';
 import { readGuestNow } from './read-now.js';
 import { RequestCounters, type RequestKind } from './statistics.js';
 import { writeGuest } from './write.js';
@@ -43,10 +43,21 @@ export class Requests {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
+    if (this.#isReadNow(buffer, position, op)) return Promise.resolve();
     return traced(
       () => this.during(() => this.#read(buffer, position, op)),
       () => this.#event('read', position, buffer.length),
     );
+  }
+
+  /** Whether it was a small read of what is in memory, and is over. What is wrong with any other, reading it as all tells. */
+  #isReadNow(buffer: Uint8Array, position: number | bigint, { signal }: Op): boolean {
+    if (buffer.length > maxCachedRead || signal?.aborted === true) return false;
+    try {
+      return this.readNow(buffer, position);
+    } catch {
+      return false;
+    }
   }
 
   async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {

@@ -16,6 +16,9 @@ export const LockState = {
   conflict: 1,
 } as const;
 
+/** Numbers of a place of {@link FileFunctions.writeScattered}: position, length. */
+export const scatterStride = 2;
+
 export interface FileFunctions {
   /**
    * Gives the space of a range of a file back; it reads as zeros then, and the file keeps its length. False when the
@@ -30,6 +33,12 @@ export interface FileFunctions {
    * 0 when not (the buffer then holds garbage), or {@link OsResult.unsupported}.
    */
   readCached(fd: number, offset: number, buffer: Uint8Array): number;
+  /**
+   * Writes the pieces that lie one behind the other in `bytes`, each to its own place, on one thread: `places` has rows of
+   * {@link scatterStride} numbers. In `written` each becomes 1 when all of it was written, 0 when not, for whatever reason:
+   * another attempt will tell. Resolves with how many were. Both arrays are in use until then.
+   */
+  writeScattered(fd: number, bytes: Uint8Array, places: Float64Array, written: Uint8Array): Promise<number>;
   /**
    * The first offset at or after `offset` that may hold data, or an {@link OsResult}. Moves the file position of the
    * descriptor, which positional reads and writes do not use.

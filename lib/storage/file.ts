@@ -10,6 +10,7 @@ import { complete, readFully, writeFully, writevFully } from './fd-io.js';
 import { closeFd, examine, fstat, openWithoutWaiting } from './file-kind.js';
 import type { FileKind, FileMode } from './file-kind.js';
 import { acquireImageLock } from './lock.js';
+import { maxSmallWrite, SmallWrites } from './small-writes.js';
 import { makeEmpty, type Storage } from './storage.js';
 
 export type { FileMode } from './file-kind.js';
@@ -26,8 +27,8 @@ export interface FileOptions {
   lock?: boolean;
 }
 
-/** After so many reads in a row that did not wait, one goes through the event loop. */
-const cachedReadsInRow = 128;
+/** Reads that do not wait, in one turn of the event loop: the next one waits, so that others have their turn. */
+const cachedReadsInTurn = 128;
 
 export class FileStorage implements Storage {
   readonly name: string;
@@ -45,6 +46,7 @@ export class FileStorage implements Storage {
   #flushFailure: unknown = null;
   #hasReadCached = true;
   #cachedReads = 0;
+  readonly #smallWrites = new SmallWrites(() => this.#fd);
   #underWay = 0;
   #whenIdle: (() => void) | null = null;
   #closing: Promise<void> | null = null;
@@ -133,15 +135,21 @@ export class FileStorage implements Storage {
 
   readCached(buffer: Uint8Array, position: number): boolean {
     if (!this.#hasReadCached || this.#closing !== null) return false;
-    this.#cachedReads = (this.#cachedReads + 1) % cachedReadsInRow;
-    if (this.#cachedReads === 0) return false;
+    if (this.#cachedReads === cachedReadsInTurn) return false;
+    if (this.#cachedReads === 0) setImmediate(() => (this.#cachedReads = 0)).unref();
+    this.#cachedReads += 1;
     const result = native.readCached(this.#fd, toBytes('position', position), buffer);
     this.#hasReadCached = result !== OsResult.unsupported;
     return result === 1;
   }
 
   write(buffer: Uint8Array, position: number): Promise<void> {
-    return this.#change(() => writeFully(this.#fd, buffer, toBytes('position', position)));
+    return this.#change(() => {
+      const at = toBytes('position', position);
+      return buffer.length <= maxSmallWrite
+        ? this.#smallWrites.write(buffer, at)
+        : writeFully(this.#fd, buffer, at);
+    });
   }
 
   writev(buffers: readonly Uint8Array[], position: number): Promise<void> {

@@ -37,6 +37,7 @@ const functions: [name: string, call: Call, right: Make][] = [
     plain('transfer'),
     () => [0, none(), none(), none(), none(), 512, Buffer.alloc(1024), out(), 2, none(), none()],
   ],
+  ['writeScattered', plain('writeScattered'), () => [0, table(), Float64Array.of(0, 0), Buffer.alloc(1)]],
   [
     'comparePieces',
     plain('comparePieces'),
