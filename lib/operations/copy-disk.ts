@@ -100,14 +100,15 @@ class Copy {
     return { plan, unit, transfer: new FileTransfer(target.file, zeroBlock, unit, this.#concurrency) };
   }
 
-  /** While one batch is copied the next one is planned. */
+  /** While one batch is copied the next one is planned: after it has begun, as planning leaves it no turn. */
   async #transfer({ plan, unit, transfer }: QuickWay): Promise<void> {
     let last: Promise<void> = Promise.resolve();
     try {
       for await (const batch of copyBatches(plan, unit, transfer.batchBytes)) {
         await last;
         this.#job.signal?.throwIfAborted();
-        last = this.#batch(batch, transfer);
+        const { copied } = await transfer.begin(batch);
+        last = this.#batch(batch, copied);
         // A failure is met at the next await.
         last.catch(() => undefined);
       }
@@ -116,8 +117,8 @@ class Copy {
     }
   }
 
-  async #batch(batch: Batch, transfer: FileTransfer): Promise<void> {
-    if (!(await transfer.copy(batch))) {
+  async #batch(batch: Batch, copied: Promise<boolean>): Promise<void> {
+    if (!(await copied)) {
       // Piece by piece what is wrong is found and named, and the end of a file that is cut off is no trouble.
       for (let i = 0; i < batch.units.length; i += transferStride.unit) {
         const [start = 0, length = 0] = batch.units.subarray(i, i + transferStride.unit);

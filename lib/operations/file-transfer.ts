@@ -58,13 +58,19 @@ export class FileTransfer {
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
-  async copy({ units, pieces, files, isLast }: Batch): Promise<boolean> {
-    if (units.length === 0) return true;
+  async copy(batch: Batch): Promise<boolean> {
+    const { copied } = await this.begin(batch);
+    return copied;
+  }
+
+  /** Begins to copy a batch: when this resolves native jobs are at work, and `copied` tells what {@link copy} does. */
+  async begin({ units, pieces, files, isLast }: Batch): Promise<{ readonly copied: Promise<boolean> }> {
+    if (units.length === 0) return { copied: Promise.resolve(true) };
     const { room, compression, storage } = this.#target;
     const bytes = this.#bytesOf(units);
     const places = (await room?.reserve(bytes, units)) ?? [];
     this.#makeRoomFor(bytes / this.#granularity + places.length);
-    const results = await withDescriptors([storage, ...files], async ([target = -1, ...sources]) => {
+    const results = withDescriptors([storage, ...files], async ([target = -1, ...sources]) => {
       const work = native.transfer(
         target,
         Float64Array.from(sources),
@@ -88,8 +94,13 @@ export class FileTransfer {
       await settleAll(work);
       return Promise.all(work);
     });
+    return { copied: this.#finish(results) };
+  }
+
+  async #finish(work: Promise<number[]>): Promise<boolean> {
+    const results = await work;
     if (results.includes(-1)) return false;
-    await room?.use(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
+    await this.#target.room?.use(this.#placed.subarray(0, Math.max(...results) * transferStride.placed));
     return true;
   }
 
