@@ -2,8 +2,9 @@
 import { dirname, resolve as resolvePath } from 'node:path';
 import { Qcow2Error } from './errors.js';
 import { toBytes } from './format/units.js';
-import { Image, readHeader } from './metadata/image.js';
-import { closeAll, defaultCacheBytes, lockedData, makeGuest, openImage } from './open.js';
+import { readHeader } from './metadata/header-io.js';
+import { Image } from './metadata/image.js';
+import { defaultCacheBytes, lockedData, makeGuest, openImage } from './open.js';
 import {
   planLayout,
   refuseUnfitting,
@@ -15,6 +16,7 @@ import {
 import { resizeGuest } from './operations/resize.js';
 import type { CreateOptions, ResolvePolicy, Source } from './options.js';
 import { chain, Qcow2 } from './qcow2.js';
+import { closeAll } from './storage/closable.js';
 import { identityOf, openSource, pathOf, type OpenedSource } from './storage/open-source.js';
 import { resolveReference } from './storage/resolve.js';
 import type { Storage } from './storage/storage.js';

@@ -2,6 +2,7 @@
 export { openChain, type ChainLayer } from './chain.js';
 export { create } from './create.js';
 export { open, openDisk, Qcow2 } from './qcow2.js';
+export { readInfo } from './read-info.js';
 export type {
   ByteRange,
   Disk,

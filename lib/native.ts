@@ -1,6 +1,5 @@
 /** Loads the addon. What its functions take and give is told in `native/`. */
 import { existsSync } from 'node:fs';
-import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { Qcow2Error } from './errors.js';
 import type { BitSetFunctions } from './native/bit-sets.js';
@@ -62,12 +61,19 @@ function knownAddon(root: string): string | null {
   return existsSync(prebuilt) ? prebuilt : null;
 }
 
+/** As `require` does, whose making takes longer. */
+function loadFile(path: string): NativeCore {
+  const module = { exports: {} };
+  process.dlopen(module, path);
+  return module.exports as NativeCore;
+}
+
 function load(): NativeCore {
-  const require = createRequire(import.meta.url);
   try {
     const known = knownAddon(packageRoot);
-    if (known !== null) return require(known) as NativeCore;
-    const loadAddon = require('node-gyp-build') as (directory: string) => NativeCore;
+    if (known !== null) return loadFile(known);
+    const { createRequire } = process.getBuiltinModule('node:module');
+    const loadAddon = createRequire(import.meta.url)('node-gyp-build') as (directory: string) => NativeCore;
     return loadAddon(packageRoot);
   } catch (cause) {
     const host = { platform: `${process.platform}-${process.arch}`, node: process.version };

@@ -1,24 +1,28 @@
 /** Opening an image and all that it stands on: data file, secret, backing chain. */
+import { openDataFile, refuseAgain, refuseIdentity } from './data-file.js';
 import type { Disk } from './disk.js';
 import { Qcow2Error } from './errors.js';
 import { hasFeature } from './format/features.js';
 import type { Header } from './format/header.js';
-import { maxLuksAreaBytes } from './format/luks.js';
 import { quote } from './format/text.js';
 import { CompressedSpace } from './io/compressed-space.js';
 import { DecodedClusters } from './io/decoded-clusters.js';
 import { cryptSectorSize, type SectorCipher } from './io/encryption/crypt-sector.js';
+import { readLuksArea } from './io/encryption/luks-area.js';
 import { requireSecret } from './io/encryption/secret.js';
 import type { DataCipher, GuestImage } from './io/guest-image.js';
 import { RangeLock } from './io/range-lock.js';
 import { RawDisk } from './io/raw-disk.js';
 import { log } from './log.js';
 import { DirtyBitmaps } from './metadata/dirty-bitmaps.js';
-import { Image, readHeader } from './metadata/image.js';
+import { readHeader } from './metadata/header-io.js';
+import { Image } from './metadata/image.js';
+import { openFile } from './open-file.js';
 import type { BackingChoice, ImageFormat, OpenOptions, Reference, Source } from './options.js';
-import { identityOf, openSource, type OpenedSource } from './storage/open-source.js';
+import { closeAll, type Closable } from './storage/closable.js';
+import { probeFormat } from './storage/probe.js';
 import { resolveReference } from './storage/resolve.js';
-import { readExactly, readPadded, type Storage } from './storage/storage.js';
+import type { Storage } from './storage/storage.js';
 
 /** Everything behind an open image, and what has to be closed with it. */
 export interface Opened {
@@ -38,14 +42,9 @@ export interface Below {
   readonly options: OpenOptions;
 }
 
-interface Closable {
-  close: () => Promise<void>;
-}
-
 /** Deeper chains are taken for a mistake, as they would cost a file descriptor and a lookup each. */
 const maxChainDepth = 200;
 export const defaultCacheBytes = 32 * 1024 * 1024;
-const qcow2Magic = Buffer.from('QFI\xfb', 'latin1');
 
 /** The images above the one being opened: their identities, and how to open a disk of a known format. */
 export interface ChainContext {
@@ -69,18 +68,6 @@ export async function openImage(
     await closeAll(owned);
     throw error;
   }
-}
-
-/** Opens the file of an image, or the part of it that is the image. */
-async function openFile(
-  source: Source,
-  { mode = 'r', lock = true, window }: OpenOptions,
-  regularOnly = false,
-): Promise<OpenedSource> {
-  const opened = await openSource(source, { mode, lock, regularOnly });
-  if (window === undefined) return opened;
-  const { openWindow } = await import('./storage/window.js');
-  return openWindow(opened, window);
 }
 
 /** Opens a source as a disk of a given format, or of the one its first bytes tell. */
@@ -139,22 +126,6 @@ export async function openLayer(
   }
 }
 
-/** The format that the first bytes of a file tell: what is not qcow2 is raw. */
-async function probeFormat(storage: Storage): Promise<ImageFormat> {
-  const start = new Uint8Array(qcow2Magic.length);
-  await readPadded(storage, start, 0);
-  return qcow2Magic.equals(start) ? 'qcow2' : 'raw';
-}
-
-/** Closes all, the last opened first, and then fails with the first failure. */
-export async function closeAll(closables: readonly Closable[]): Promise<void> {
-  let failure: unknown;
-  for (const closable of [...closables].reverse()) {
-    await closable.close().catch((error: unknown) => (failure ??= error));
-  }
-  if (failure !== undefined) throw failure as Error;
-}
-
 async function assemble(
   storage: Storage,
   options: OpenOptions,
@@ -165,7 +136,7 @@ async function assemble(
   const forRepair = options.forRepair ?? false;
   const header = await readHeader(storage, forRepair);
   const writable = options.mode === 'r+';
-  const dataStorage = await openDataFile(storage, header, options, context, owned);
+  const dataStorage = await openDataFile(storage, header, options, context.identities, owned);
   const cipher = await openCipher(storage, header, options);
   const backing =
     given === undefined ? await openBacking(storage, header, options, context, owned) : alreadyOpen(given);
@@ -208,38 +179,6 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
       return knownReferences(image);
     }),
   };
-}
-
-async function openDataFile(
-  storage: Storage,
-  header: Header,
-  options: OpenOptions,
-  context: ChainContext,
-  owned: Closable[],
-): Promise<Storage | null> {
-  if (!hasFeature(header, 'externalData')) return null;
-  if (options.dataFile === undefined && header.dataFile === null) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_REFERENCE',
-      `${storage.name} keeps its data in an external data file but does not name it; give the option dataFile`,
-      { feature: 'external data file' },
-    );
-  }
-  const reference: Reference = {
-    kind: 'data-file',
-    name: header.dataFile ?? '',
-    format: 'raw',
-    from: storage.path ?? null,
-  };
-  const source = options.dataFile ?? (await resolveReference(reference, options.resolve ?? 'deny'));
-  await refuseAgain(source, [...context.identities, storage.identity ?? ''], 'external data file', storage);
-  const opened = await openSource(source, {
-    mode: options.mode ?? 'r',
-    lock: options.lock ?? true,
-    regularOnly: options.dataFile === undefined,
-  });
-  if (opened.owned) owned.push(opened.storage);
-  return opened.storage;
 }
 
 interface OpenedBelow {
@@ -317,32 +256,6 @@ export async function openBackingFile(
 }
 
 /**
- * Refuses a source that is an image already open above, before opening it: its locks would be in the way of a good answer.
- */
-async function refuseAgain(
-  source: Source,
-  identities: readonly string[],
-  what: string,
-  storage: Storage,
-): Promise<void> {
-  refuseIdentity(await identityOf(source), identities, what, storage);
-}
-
-function refuseIdentity(
-  identity: string | undefined,
-  identities: readonly string[],
-  what: string,
-  storage: Storage,
-): void {
-  if (identity === undefined || !identities.includes(identity)) return;
-  throw new Qcow2Error(
-    'ERR_QCOW2_REFERENCE',
-    `The ${what} of ${storage.name} is that image itself or one that stands on it`,
-    { feature: what },
-  );
-}
-
-/**
  * What a guest wrote at the start of a raw backing file could make it pass for qcow2, so guessing is told, except to who
  * decides over each reference.
  */
@@ -401,21 +314,6 @@ async function openCipher(
   }
   const { unlockLuks } = await import('./io/encryption/luks-unlock.js');
   return { cipher: (await unlockLuks(await readLuksArea(storage, header), secret)).cipher, sectors };
-}
-
-/** The bytes of the LUKS header and its key material. */
-export async function readLuksArea(storage: Storage, header: Header): Promise<Uint8Array> {
-  const pointer = header.encryption;
-  if (pointer === null || pointer.length > maxLuksAreaBytes) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_INVALID_HEADER',
-      `The encryption header must be there and have at most ${maxLuksAreaBytes} bytes`,
-      { feature: 'encryption header' },
-    );
-  }
-  const area = new Uint8Array(pointer.length);
-  await readExactly(storage, area, pointer.offset, 'the encryption header');
-  return area;
 }
 
 const refuse = (): void => void requireSecret(undefined);

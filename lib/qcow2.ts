@@ -13,7 +13,7 @@ import { Requests, type DiscardOptions, type WriteOptions } from './io/requests.
 import type { CacheStats, DiskStats } from './io/statistics.js';
 import { log } from './log.js';
 import type { TableCache } from './metadata/table-cache.js';
-import { closeAll, defaultCacheBytes, makeGuest, openAnyDisk, openImage, readLuksArea } from './open.js';
+import { defaultCacheBytes, makeGuest, openAnyDisk, openImage } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
 import type { AmendOptions } from './operations/amend.js';
 import type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
@@ -27,6 +27,7 @@ import type { BackingName, RebaseOptions } from './operations/rebase.js';
 import type { ResizeOptions } from './operations/resize.js';
 import { Snapshots } from './operations/snapshots.js';
 import type { ImageFormat, OpenOptions, Source } from './options.js';
+import { closeAll } from './storage/closable.js';
 
 /** @internal How an image opens what it stands on: with this module's own disks. */
 export const chain: ChainContext = {
@@ -197,7 +198,7 @@ export class Qcow2 implements WritableDisk {
 
   /** What there is to know about the image without reading its tables. Names in it are untrusted text. */
   info(): Promise<ImageInfo> {
-    return this.#requests.during(() => gatherInfo(this.#guest.image, readLuksArea));
+    return this.#requests.during(() => gatherInfo(this.#guest.image));
   }
 
   /**

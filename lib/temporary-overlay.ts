@@ -1,8 +1,9 @@
 /** openTemporaryOverlay(): a disk that can be written to, on one that does not change. */
 import { create } from './create.js';
 import type { Disk, WritableDisk } from './disk.js';
-import { closeAll, openLayer, type Opened } from './open.js';
+import { openLayer, type Opened } from './open.js';
 import { chain, Qcow2 } from './qcow2.js';
+import { closeAll } from './storage/closable.js';
 import { ScratchStorage, type ScratchOptions } from './storage/scratch.js';
 
 /** Where what is written is kept meanwhile. */

@@ -17,22 +17,44 @@ const library = {
   'xen-orchestra': 'lib/xen-orchestra.ts',
 };
 
-async function bundle(input, output) {
-  const build = await rolldown({
+async function bundle(input, output, define = {}) {
+  const build = await rolldown(options(input, define));
+  // Names stay as they are, so that stack traces can be read without source maps.
+  const written = await build.write({ dir: dist, minify: false, comments: false, ...output });
+  await build.close();
+  return written.output;
+}
+
+/** The modules that one needs at once. */
+async function neededBy(input) {
+  const build = await rolldown(options(input, {}));
+  const { output } = await build.generate({ format: 'cjs' });
+  await build.close();
+  const needed = new Set();
+  const [entry] = output;
+  const files = new Set([entry.fileName]);
+  for (const name of files) {
+    const file = output.find(({ fileName }) => fileName === name);
+    if (file === undefined) continue;
+    for (const module of file.moduleIds) needed.add(module);
+    for (const other of file.imports) files.add(other);
+  }
+  return needed;
+}
+
+function options(input, define) {
+  return {
     cwd: root,
     input,
     platform: 'node',
     external: /^[^./]/,
     resolve: { extensionAlias: { '.js': ['.ts'] } },
-    transform: { target: 'node20.19' },
+    transform: { target: 'node20.19', define },
     // Modules only define things, so what is asked for nowhere is left out.
     treeshake: { moduleSideEffects: false },
     // Some commands need more of the library at once than others.
     checks: { ineffectiveDynamicImport: false },
-  });
-  // Names stay as they are, so that stack traces can be read without source maps.
-  await build.write({ dir: dist, minify: false, comments: false, ...output });
-  await build.close();
+  };
 }
 
 await bundle(library, {
@@ -41,15 +63,21 @@ await bundle(library, {
   chunkFileNames: 'chunks/[name]-[hash].js',
 });
 
-// The program, in CommonJS, which Node starts faster. What many commands need is in three files, all else in a file of its own
+// The program, in CommonJS, which Node starts faster. What many commands need is in four files, all else in a file of its own
 // that is loaded when a command asks for it.
 const commands = 10;
-await bundle(
-  { main: 'lib/cli/main.ts' },
+const forInfo = await neededBy('lib/cli/commands/info.ts');
+const program = {
+  format: 'cjs',
+  dir: `${dist}/cli`,
+  // `require` takes less time, and is all there is in files loaded as main.ts does it.
+  dynamicImportInCjs: false,
+};
+const [first] = await bundle(
+  { program: 'lib/cli/process.ts' },
   {
-    format: 'cjs',
-    dir: `${dist}/cli`,
-    entryFileNames: '[name].cjs',
+    ...program,
+    entryFileNames: '[name]-[hash].cjs',
     chunkFileNames: '[name]-[hash].cjs',
     codeSplitting: {
       groups: [
@@ -59,11 +87,19 @@ await bundle(
           test: /lib.cli.(getopt|failure|output|suggest|terminal|version|specs.shared)\b/,
           priority: 1,
         },
+        // What telling about an image takes, which all others need, too.
+        { name: 'info', test: (id) => forInfo.has(id), minShareCount: 2 },
         { name: 'library', test: /lib.(?!cli)/, minShareCount: 2 * commands },
         { name: 'commands', test: /lib.cli/, minShareCount: commands },
       ],
     },
   },
+);
+
+await bundle(
+  { main: 'lib/cli/main.ts' },
+  { ...program, entryFileNames: '[name].cjs' },
+  { PROGRAM: JSON.stringify(`./${first.fileName}`) },
 );
 
 // npm does it for an installed package; this is for a link to a clone.

@@ -1,4 +1,5 @@
-// Runs at `npm install`: keeps a native addon that loads, else compiles one, else says what is missing and how to get it.
+// Runs at `npm install`: keeps a native addon that loads, else compiles one, else says what is missing and how to get it; then
+// compiles the program ahead.
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -64,6 +65,12 @@ function osRelease() {
   }
 }
 
+/** Makes the program start faster. Without it everything works, so nothing is said: a clone has nothing to compile yet. */
+async function compileAhead() {
+  const { tryToCompileProgram } = await import('./compile-program.mjs');
+  await tryToCompileProgram();
+}
+
 const unloadable = wantsCompilation() ? 'npm_config_build_from_source asks for it' : loadProblem();
 if (unloadable !== undefined) {
   const platform = `${process.platform}-${process.arch}`;
@@ -79,3 +86,4 @@ if (unloadable !== undefined) {
     process.exitCode = 1;
   }
 }
+if (process.exitCode === undefined) await compileAhead();

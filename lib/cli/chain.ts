@@ -1,7 +1,5 @@
 /** An image and the files below it: their names, and what `info` tells about each. */
 import { statSync } from 'node:fs';
-import { Qcow2 } from '../index.js';
-import type { Disk } from '../index.js';
 import { Failure } from './failure.js';
 import type { ImageArguments, Opening } from './image-arguments.js';
 import { besideImage, knownDriver, protocolOf } from './image-name.js';
@@ -19,23 +17,16 @@ export async function describe(
   images: ImageArguments,
   opening: Pick<Opening, 'lock' | 'dataFile'> = {},
 ): Promise<ImageDescription> {
-  // Nothing of the guest's is looked at, so that no secret is needed.
-  const alone = { ...opening, backing: 'none', withoutSecret: true } as const;
-  const { disk, format } = await images.openDisk(name, alone);
-  try {
-    const details = isQcow2(disk) ? await disk.info() : null;
-    const backing = details?.backing ?? null;
-    return {
-      name: name.shown,
-      format: name.protocol ?? format,
-      virtualSize: wholeSectors(disk.size),
-      actualSize: details === null ? occupied(name) : details.actualSize,
-      fullBackingName: backing === null ? null : besideImage(name.path, backing.name),
-      details,
-    };
-  } finally {
-    await disk.close();
-  }
+  const { format, virtualSize, info: details } = await images.readInfo(name, opening);
+  const backing = details?.backing ?? null;
+  return {
+    name: name.shown,
+    format: name.protocol ?? format,
+    virtualSize: wholeSectors(virtualSize),
+    actualSize: details === null ? occupied(name) : details.actualSize,
+    fullBackingName: backing === null ? null : besideImage(name.path, backing.name),
+    details,
+  };
 }
 
 /** Describes an image and all its backing files, from the top down. */
@@ -113,8 +104,4 @@ function noteFile({ path, shown, remote }: ImageName, seen: Set<string>): void {
   if (seen.has(identity)) throw new Failure(`Backing file '${shown}' creates an infinite loop.`);
   if (seen.size === maxDepth) throw new Failure(`The backing chain has more than ${maxDepth} files`);
   seen.add(identity);
-}
-
-export function isQcow2(disk: Disk): disk is Qcow2 {
-  return disk instanceof Qcow2;
 }

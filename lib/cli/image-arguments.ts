@@ -1,8 +1,8 @@
 /** The options that every command about existing images has, and opening an image as they say. */
-import { open, openDisk, Qcow2 } from '../index.js';
-import type { Disk } from '../index.js';
 import { statSync } from 'node:fs';
+import type { Disk, Qcow2 } from '../index.js';
 import type { BackingChoice, ImageFormat, OpenOptions, Source } from '../options.js';
+import { readInfo } from '../read-info.js';
 import type { Context } from './context.js';
 import { defined } from './defined.js';
 import { isDirectory, openFailure, openReason } from './error-text.js';
@@ -19,8 +19,6 @@ export interface Opening extends Pick<OpenOptions, 'mode' | 'forRepair' | 'lock'
   backing?: 'none';
   /** The guest's data is asked for, so that an encrypted image needs its secret. */
   data?: true;
-  /** No secret is asked for, though one be named. */
-  withoutSecret?: true;
 }
 
 export class ImageArguments {
@@ -82,6 +80,14 @@ export class ImageArguments {
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
   async openOptions(name: ImageName, opening: Opening = {}): Promise<OpenOptions> {
+    const { keySecret } = name;
+    return {
+      ...(await this.#withoutSecret(name, opening)),
+      ...(keySecret === undefined ? {} : { secret: this.secrets.get(keySecret) }),
+    };
+  }
+
+  async #withoutSecret(name: ImageName, opening: Opening): Promise<OpenOptions> {
     const { mode, backing = name.backing ?? 'full', forRepair, lock, dataFile } = opening;
     checkWindow(name);
     return {
@@ -93,9 +99,6 @@ export class ImageArguments {
           ? 'deny'
           : plainReferences(name.path, chosenPaths(name)),
       ...(this.#forceShare || name.locking === false ? { lock: false } : {}),
-      ...(name.keySecret === undefined || opening.withoutSecret === true
-        ? {}
-        : { secret: this.secrets.get(name.keySecret) }),
     };
   }
 
@@ -114,10 +117,12 @@ export class ImageArguments {
   /** Opens an image of either format. @throws Failure in the words of qemu-img */
   openDisk(name: ImageName, opening: Opening = {}): Promise<{ disk: Disk; format: ImageFormat }> {
     return reporting(name, opening, async () => {
+      // Telling about an image needs none of it.
+      const { openDisk, Qcow2 } = await import('../qcow2.js');
       const options = await this.openOptions(name, opening);
       const { format = await formatOfWhole(name, options) } = name;
       const opened = await openDisk(await sourceOf(name, opening), { ...options, ...defined({ format }) });
-      if (opening.data === true) await demandKey(opened.disk, name);
+      if (opening.data === true && opened.disk instanceof Qcow2) await demandKey(opened.disk, name);
       return opened;
     });
   }
@@ -146,15 +151,26 @@ export class ImageArguments {
 
   /** Opens an image that must be qcow2. @throws Failure in the words of qemu-img */
   openQcow2(name: ImageName, opening: Opening = {}): Promise<Qcow2> {
-    return reporting(name, opening, async () =>
-      open(await sourceOf(name, opening), await this.openOptions(name, opening)),
-    );
+    return reporting(name, opening, async () => {
+      const { open } = await import('../qcow2.js');
+      return open(await sourceOf(name, opening), await this.openOptions(name, opening));
+    });
+  }
+
+  /** Tells about an image of either format. @throws Failure in the words of qemu-img */
+  readInfo(name: ImageName, opening: Pick<Opening, 'lock' | 'dataFile'>): ReturnType<typeof readInfo> {
+    return reporting(name, opening, async () => {
+      // Nothing of the guest's is looked at, so that no secret is needed, though one be named.
+      const options = await this.#withoutSecret(name, { ...opening, backing: 'none' });
+      const { format = await formatOfWhole(name, options) } = name;
+      return readInfo(await sourceOf(name, opening), { ...options, ...defined({ format }) });
+    });
   }
 }
 
 /** Refuses an encrypted image that came without its secret. */
-async function demandKey(disk: Disk, { keySecret }: ImageName): Promise<void> {
-  if (!(disk instanceof Qcow2) || disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
+async function demandKey(disk: Qcow2, { keySecret }: ImageName): Promise<void> {
+  if (disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
   await disk.close();
   throw new Failure("Parameter 'encrypt.key-secret' is required for cipher");
 }
@@ -203,9 +219,7 @@ function checkWindow({ path, remote, window }: ImageName): void {
 /** Only a raw disk can be a part of what the options name; undefined where all of that is to be looked at. */
 async function formatOfWhole(name: ImageName, { resolve }: OpenOptions): Promise<ImageFormat | undefined> {
   if (name.window === undefined || name.shownFile !== undefined) return undefined;
-  const whole = { ...defined({ resolve }), backing: 'none', lock: false } as const;
-  const { disk, format } = await openDisk(await sourceOf(name, {}), whole);
-  await disk.close();
+  const { format } = await readInfo(await sourceOf(name, {}), { ...defined({ resolve }), lock: false });
   if (format === 'raw') return format;
   throw unsupportedOption(format, name.window.offset === undefined ? 'size' : 'offset');
 }

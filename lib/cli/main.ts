@@ -1,15 +1,69 @@
 #!/usr/bin/env node
-/** The program as a process: its name, its words and its descriptors. */
-import { basename } from 'node:path';
-import { Descriptor } from './output.js';
-import { runProgram } from './program.js';
+/**
+ * Loads the program and runs it. Where the package was installed or built with its scripts, what V8 compiled of the program's files
+ * then is in `build/` (`scripts/compile-program.mjs`); compiling them anew would take longer than most commands run.
+ * Only the bundle of this file works, which is CommonJS.
+ */
+import { existsSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { Script } from 'node:vm';
+import type * as program from './process.js';
 
-const name = basename(process.argv[1] ?? '').replace(/\.(c?js|exe)$/, '');
+/** The first of the program's files to load. Put in by `scripts/bundle.mjs`: names change with what is in the files. */
+declare const PROGRAM: string;
 
-void runProgram(process.argv.slice(2), {
-  program: name === 'qemu-img' ? 'qemu-img' : 'qcow2',
-  stdout: new Descriptor(1),
-  stderr: new Descriptor(2),
-}).then((exitCode) => {
-  process.exitCode = exitCode;
-});
+/** Of one build of Node.js: others cannot use it. */
+export const compiledFolder = join(
+  import.meta.dirname,
+  '../../build/compiled',
+  `${process.version}-${process.platform}-${process.arch}-${statSync(process.execPath).size}`,
+);
+const isCompiled = existsSync(compiledFolder);
+
+/** What V8 compiled of a file, or undefined when it did not. */
+function compiledCode(name: string): Buffer | undefined {
+  if (!isCompiled) return undefined;
+  try {
+    return readFileSync(join(compiledFolder, name));
+  } catch {
+    // Of files that only rare commands need.
+    return undefined;
+  }
+}
+
+type Wrapper = (
+  exports: unknown,
+  require: (name: string) => unknown,
+  module: object,
+  path: string,
+  folder: string,
+) => void;
+
+/**
+ * Loads the program's files as `require` does, with the code that was compiled of them. V8 compiles what has none, or has
+ * some of another version of V8.
+ * @param onScript is told of each file
+ */
+export function loadProgram(onScript?: (name: string, script: Script) => void): typeof program {
+  const folder = import.meta.dirname;
+  const outside = module;
+  const loaded = new Map<string, { exports: unknown }>();
+  const load = (name: string): unknown => {
+    if (!name.startsWith('./')) return outside.require(name);
+    const known = loaded.get(name);
+    if (known !== undefined) return known.exports;
+    const module = { exports: {} };
+    loaded.set(name, module);
+    const filename = join(folder, name);
+    const source = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(filename, 'utf8')}\n})`;
+    const cachedData = compiledCode(name);
+    const script = new Script(source, { filename, ...(cachedData === undefined ? {} : { cachedData }) });
+    onScript?.(name, script);
+    const wrapper = script.runInThisContext() as Wrapper;
+    wrapper(module.exports, load, module, filename, folder);
+    return module.exports;
+  };
+  return load(PROGRAM) as typeof program;
+}
+
+if (require.main === module) void loadProgram().runProcess();

@@ -1,7 +1,7 @@
 /** The option `-l`: which snapshot of an image is meant. */
 import { Failure } from './failure.js';
-import { isQcow2 } from './chain.js';
 import type { Disk } from '../index.js';
+import { isQcow2 } from './is-qcow2.js';
 import { splitList } from './o-options.js';
 
 /** A snapshot by its id, its name, both, or one of the two. */

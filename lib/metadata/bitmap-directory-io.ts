@@ -10,7 +10,10 @@ const flagsOffset = 12;
 const fixedSize = 24;
 
 /** @throws Qcow2Error when the directory breaks the specification */
-export async function readBitmapDirectory({ storage, header }: Image): Promise<BitmapEntry[]> {
+export async function readBitmapDirectory({
+  storage,
+  header,
+}: Pick<Image, 'storage' | 'header'>): Promise<BitmapEntry[]> {
   if (header.bitmaps === null) return [];
   const { directoryOffset, directorySize, nbBitmaps } = header.bitmaps;
   const bytes = new Uint8Array(directorySize);

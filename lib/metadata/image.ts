@@ -4,12 +4,13 @@ import { hasFeature, knownBits, withFeature } from '../format/features.js';
 import type { Geometry } from '../format/geometry.js';
 import { tableEntrySize } from '../format/geometry.js';
 import { encodeField, headerFields, type HeaderField } from '../format/header-fields.js';
-import { headerBytesNeeded, parseHeader, type Header, type HeaderValues } from '../format/header.js';
+import type { Header, HeaderValues } from '../format/header.js';
 import { L2Flag } from '../native.js';
-import { readExactly, readTable, readUpTo, type Storage } from '../storage/storage.js';
+import type { Storage } from '../storage/storage.js';
 import { Allocator } from './allocator.js';
 import { Committer } from './commit.js';
 import { FileEnd } from './file-end.js';
+import { readHeader, readTables, type ImageTables } from './header-io.js';
 import { Mapping } from './mapping.js';
 import { Mutex } from './mutex.js';
 import { Refcounts } from './refcounts.js';
@@ -22,9 +23,6 @@ export interface ImageOptions {
   /** Opens what is marked corrupt or has damaged refcounts, so that it can be checked and repaired. */
   readonly forRepair: boolean;
 }
-
-/** Enough for any header's fixed fields. */
-const preambleBytes = 104;
 
 export class Image {
   readonly storage: Storage;
@@ -48,7 +46,7 @@ export class Image {
     storage: Storage,
     dataStorage: Storage | null,
     header: Header,
-    tables: { l1: Uint8Array; refcountTable: Uint8Array },
+    tables: ImageTables,
     options: ImageOptions,
   ) {
     const shape = header.geometry;
@@ -110,14 +108,7 @@ export class Image {
         { offset: headerFields.incompatible.offset, feature: 'corrupt bit' },
       );
     }
-    const l1 = await readTable(storage, header.l1Size * tableEntrySize, header.l1TableOffset, 'the L1 table');
-    const refcountTable = await readTable(
-      storage,
-      header.problems.length > 0 ? 0 : header.refcountTableClusters * header.geometry.clusterSize,
-      header.refcountTableOffset,
-      'the refcount table',
-    );
-    return new Image(storage, dataStorage, header, { l1, refcountTable }, options);
+    return new Image(storage, dataStorage, header, await readTables(storage, header), options);
   }
 
   get header(): Header {
@@ -191,16 +182,6 @@ export class Image {
     await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', true).incompatible });
     this.#dirtyMarked = true;
   }
-}
-
-/** Reads and checks the header of an image file. */
-export async function readHeader(storage: Storage, tolerateRefcounts: boolean): Promise<Header> {
-  const fileSize = await storage.size();
-  const start = new Uint8Array(preambleBytes);
-  const got = await readUpTo(storage, start, 0);
-  const bytes = new Uint8Array(headerBytesNeeded(start.subarray(0, got), fileSize));
-  await readExactly(storage, bytes, 0, 'the header');
-  return parseHeader(bytes, fileSize, tolerateRefcounts ? { tolerate: 'refcounts' } : {});
 }
 
 /** How the L2 tables of an image are to be read. */

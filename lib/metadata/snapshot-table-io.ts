@@ -8,7 +8,10 @@ import type { Image } from './image.js';
 const firstRead = 64 * 1024;
 
 /** The entries of the snapshot table, read as far as they go. */
-export async function readSnapshotTable({ storage, header }: Image): Promise<readonly SnapshotEntry[]> {
+export async function readSnapshotTable({
+  storage,
+  header,
+}: Pick<Image, 'storage' | 'header'>): Promise<readonly SnapshotEntry[]> {
   if (header.nbSnapshots === 0) return [];
   const available = Math.max(0, (await storage.size()) - header.snapshotsOffset);
   for (let wanted = firstRead; ; wanted *= 2) {

@@ -1,11 +1,11 @@
 /** Changing which secrets open an image that is encrypted with LUKS. */
+import { readLuksArea } from '../io/encryption/luks-area.js';
 import { hasCode, Qcow2Error } from '../errors.js';
 import { addLuksKey, removeLuksKey, type LuksChange } from '../io/encryption/luks-keys.js';
 import { unlockLuks } from '../io/encryption/luks-unlock.js';
 import type { Secret } from '../io/encryption/secret.js';
 import type { EncryptionPointer } from '../format/header-extensions.js';
 import type { Image } from '../metadata/image.js';
-import { readLuksArea } from '../open.js';
 
 /** A secret that is to open the image, and one that does already. */
 export interface AddKeyOptions {

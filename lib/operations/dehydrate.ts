@@ -16,7 +16,8 @@ import {
 } from '../format/dehydrated.js';
 import { hasFeature } from '../format/features.js';
 import type { Job } from '../disk.js';
-import { Image, readHeader } from '../metadata/image.js';
+import { readHeader } from '../metadata/header-io.js';
+import { Image } from '../metadata/image.js';
 import { native } from '../native.js';
 import type { Source } from '../options.js';
 import { MemoryStorage } from '../storage/memory.js';

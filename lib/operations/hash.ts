@@ -3,12 +3,12 @@ import type { ByteRange, Disk, Job } from '../disk.js';
 import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import { queryRange } from '../io/disk-queries.js';
 import { native } from '../native.js';
-import { closeAll } from '../open.js';
 import type { ImageFormat, OpenOptions, Source } from '../options.js';
 import { openSourceDisk } from './convert.js';
 import { Digester, digestLengths, type HashAlgorithm } from './digester.js';
 import { inOrder } from './in-order.js';
 import { storedBlocks } from './stored-blocks.js';
+import { closeAll } from '../storage/closable.js';
 
 export type { HashAlgorithm } from './digester.js';
 

@@ -4,18 +4,15 @@ import { hasFeature } from '../format/features.js';
 import type { Header } from '../format/header.js';
 import { parseLuksHeader } from '../format/luks.js';
 import type { SnapshotEntry } from '../format/snapshot-table.js';
+import { readLuksArea } from '../io/encryption/luks-area.js';
 import { readBitmapDirectory } from '../metadata/bitmap-directory-io.js';
 import type { Image } from '../metadata/image.js';
 import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
-import type { Storage } from '../storage/storage.js';
 import type { BitmapInfo, EncryptionInfo, ImageInfo, SnapshotInfo } from './info-report.js';
 
-/** @param readLuksArea reads the encryption header of an image that has one */
-export async function gatherInfo(
-  image: Image,
-  readLuksArea: (storage: Storage, header: Header) => Promise<Uint8Array>,
-): Promise<ImageInfo> {
-  const { header, storage, geometry } = image;
+export async function gatherInfo(image: Pick<Image, 'header' | 'storage'>): Promise<ImageInfo> {
+  const { header, storage } = image;
+  const { geometry } = header;
   const name = header.backingFile;
   return {
     format: 'qcow2',
@@ -34,7 +31,7 @@ export async function gatherInfo(
     dataFile: hasFeature(header, 'externalData')
       ? { name: header.dataFile, raw: hasFeature(header, 'rawExternal') }
       : null,
-    encryption: await encryptionInfo(image, readLuksArea),
+    encryption: await encryptionInfo(image),
     snapshots: (await readSnapshotTable(image)).map((entry) => snapshotInfo(entry, header)),
     bitmaps: await readBitmapInfo(image),
   };
@@ -55,7 +52,7 @@ export function snapshotInfo(entry: SnapshotEntry, header: Header): SnapshotInfo
   };
 }
 
-async function readBitmapInfo(image: Image): Promise<BitmapInfo[]> {
+async function readBitmapInfo(image: Pick<Image, 'header' | 'storage'>): Promise<BitmapInfo[]> {
   return (await readBitmapDirectory(image)).map(({ name, granularityBits, flags }) => ({
     name,
     granularity: 2 ** granularityBits,
@@ -66,10 +63,10 @@ async function readBitmapInfo(image: Image): Promise<BitmapInfo[]> {
   }));
 }
 
-async function encryptionInfo(
-  { header, storage }: Image,
-  readLuksArea: (storage: Storage, header: Header) => Promise<Uint8Array>,
-): Promise<EncryptionInfo | null> {
+async function encryptionInfo({
+  header,
+  storage,
+}: Pick<Image, 'header' | 'storage'>): Promise<EncryptionInfo | null> {
   if (header.cryptMethod === 'none') return null;
   if (header.cryptMethod === 'aes') return { format: 'aes' };
   const luks = parseLuksHeader(await readLuksArea(storage, header));

@@ -16,7 +16,7 @@ import {
   pieceHeadSize,
 } from '../format/dehydrated.js';
 import { native } from '../native.js';
-import { readHeader } from '../metadata/image.js';
+import { readHeader } from '../metadata/header-io.js';
 import type { Source } from '../options.js';
 import { openSource, refuseOwnSource } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';

@@ -10,7 +10,7 @@ import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import { decodeClusterOrFail } from '../io/decoded-clusters.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { checkPlace } from '../io/read.js';
-import { readHeader } from '../metadata/image.js';
+import { readHeader } from '../metadata/header-io.js';
 import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { inOrder } from '../operations/in-order.js';

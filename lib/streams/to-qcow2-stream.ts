@@ -1,7 +1,6 @@
 /** toQcow2Stream(): a disk as a qcow2 image that is written front to back, to something that cannot seek. */
 import type { Disk, Job } from '../disk.js';
 import { geometry } from '../format/geometry.js';
-import { closeAll } from '../open.js';
 import type { CreateOptions, ImageFormat, OpenOptions, Source } from '../options.js';
 import type { ByteRun } from '../operations/block-set.js';
 import { openSourceDisk } from '../operations/convert.js';
@@ -12,6 +11,7 @@ import { compressedImage, compressedPlaces } from './compressed.js';
 import { chooseContents, readClusters, type Contents } from './contents.js';
 import { countTables, placeAll, tablePlaces, type Places } from './places.js';
 import { l1Table, l2FlagsFor, l2Tables, refcountBlocks, refcountTable } from './tables.js';
+import { closeAll } from '../storage/closable.js';
 
 /** What goes into the stream, and in which shape. */
 export interface ToQcow2StreamOptions

@@ -55,7 +55,7 @@ describe('the tarball', () => {
       /^(package\.json|README\.md|LICENSE|CHANGELOG\.md|SECURITY\.md|THIRD_PARTY_NOTICES\.md|CMakeLists\.txt)$/,
       /^dist\/([\w-]+|qcow2\.1|.*\.(js|d\.ts))$/,
       /^native\/(core|os|binding)$/,
-      /^scripts\/(install|compile-addon|remedy)\.mjs$/,
+      /^scripts\/(install|compile-addon|compile-program|remedy)\.mjs$/,
       /^prebuilds\/[\w-]+$/,
     ];
     expect([...folders].filter((folder) => !known.some((pattern) => pattern.test(folder)))).toEqual([]);
@@ -101,6 +101,28 @@ describe('installed from the tarball', () => {
     await run(program, ['create', '-f', 'qcow2', 'disk.qcow2', '64M']);
     const { stdout } = await run(program, ['info', '--output=json', 'disk.qcow2']);
     expect(JSON.parse(stdout)).toMatchObject({ format: 'qcow2', 'virtual-size': 64 * 2 ** 20 });
+  });
+
+  it('starts from what was compiled when it was installed, and as well without', async () => {
+    const packageRoot = at('project/node_modules/qcow2');
+    const program = join(packageRoot, 'dist/cli/main.cjs');
+    await run(program, ['create', '-f', 'qcow2', 'other.qcow2', '64M']);
+    const before = await run(program, ['info', 'other.qcow2']);
+    await run('scripts/install.mjs', [], packageRoot);
+    const compiled = join(packageRoot, 'build/compiled');
+    const [folder = ''] = await readdir(compiled);
+    expect((await readdir(join(compiled, folder))).length).toBeGreaterThan(10);
+    expect(await run(program, ['info', 'other.qcow2'])).toEqual(before);
+    const ask =
+      'require(process.argv[1]).loadProgram((_, { cachedDataRejected }) => console.log(cachedDataRejected))';
+    const { stdout } = await execute(process.execPath, ['--eval', ask, program]);
+    expect(new Set(stdout.trim().split('\n'))).toEqual(new Set(['false']));
+    // What another version of V8 would find.
+    for (const name of await readdir(join(compiled, folder)))
+      await writeFile(join(compiled, folder, name), 'something else');
+    expect(await run(program, ['info', 'other.qcow2'])).toEqual(before);
+    await rm(compiled, { recursive: true });
+    expect(await run(program, ['info', 'other.qcow2'])).toEqual(before);
   });
 
   it('says what to do where there is no binary for the platform', async () => {

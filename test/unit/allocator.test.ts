@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { create, MemoryStorage } from '../../lib/index.js';
 import { hostCluster, hostOffset } from '../../lib/format/units.js';
-import { Image, readHeader } from '../../lib/metadata/image.js';
+import { readHeader } from '../../lib/metadata/header-io.js';
+import { Image } from '../../lib/metadata/image.js';
 import { Random } from '../support/pattern.js';
 import { RecordingStorage } from '../support/recording-storage.js';
 

@@ -2,7 +2,8 @@
 import { describe, expect, it } from 'vitest';
 import { create, MemoryStorage } from '../../lib/index.js';
 import { CompressedSpace } from '../../lib/io/compressed-space.js';
-import { Image, readHeader } from '../../lib/metadata/image.js';
+import { readHeader } from '../../lib/metadata/header-io.js';
+import { Image } from '../../lib/metadata/image.js';
 
 const clusterSize = 512;
 

@@ -10,7 +10,7 @@ import {
   type Reference,
   type Storage,
 } from '../../lib/index.js';
-import { readHeader } from '../../lib/metadata/image.js';
+import { readHeader } from '../../lib/metadata/header-io.js';
 import { crashStates } from '../support/crash-states.js';
 import { inspectImage } from '../support/image-invariants.js';
 import { pattern } from '../support/pattern.js';

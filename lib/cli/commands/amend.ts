@@ -2,7 +2,6 @@
 import { amendOptions, amendOptionsHelp, keyChange, readAmendOptions } from '../amend-options.js';
 import type { KeyChange } from '../amend-options.js';
 import { checkCacheMode } from '../cache-mode.js';
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
@@ -12,6 +11,7 @@ import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { AmendOptions, Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { appendOptionList, asksForHelp } from '../o-options.js';
 import { withProgress } from '../progress.js';
 import type { ProgressDisplay } from '../progress.js';

@@ -1,5 +1,4 @@
 /** `bitmap`: makes, changes and removes persistent bitmaps. */
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
@@ -9,6 +8,7 @@ import { ImageArguments, withoutBackingOptions } from '../image-arguments.js';
 import { parseImageName } from '../image-options.js';
 import type { Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { sizeArgument } from '../sizes.js';
 import { spec } from '../specs/bitmap.js';
 

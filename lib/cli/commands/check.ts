@@ -1,6 +1,5 @@
 /** `check`: looks for damage in an image, and repairs it when told to. */
 import { checkCacheMode } from '../cache-mode.js';
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { explained } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
@@ -9,6 +8,7 @@ import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { toJson } from '../json.js';
 import type { CheckReport } from '../../operations/check-report.js';
 import { spec } from '../specs/check.js';

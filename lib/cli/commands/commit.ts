@@ -1,7 +1,7 @@
 /** `commit`: writes what an image holds into a file below it. */
 import { resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
-import { isQcow2, walkChain } from '../chain.js';
+import { walkChain } from '../chain.js';
 import type { Context } from '../context.js';
 import { explained } from '../error-text.js';
 import { Failure, UsageFailure } from '../failure.js';
@@ -11,6 +11,7 @@ import { besideImage } from '../image-name.js';
 import type { ImageName } from '../image-name.js';
 import type { Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { withProgress } from '../progress.js';
 import type { ProgressDisplay } from '../progress.js';
 import { sizeArgument } from '../sizes.js';

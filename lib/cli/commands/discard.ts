@@ -1,8 +1,8 @@
 /** `discard`: makes a range of a disk read as zeros and gives its space back. */
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { parseImageCommand } from '../image-command.js';
 import type { WritableDisk } from '../../index.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { rangeOf } from '../range.js';
 import { spec } from '../specs/discard.js';
 

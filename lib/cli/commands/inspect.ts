@@ -1,5 +1,5 @@
 /** `inspect`: tells what is in an image without opening anything it refers to, and what is suspicious. */
-import { describe, isQcow2 } from '../chain.js';
+import { describe } from '../chain.js';
 import type { Context } from '../context.js';
 import { parseImageCommand } from '../image-command.js';
 import type { ImageArguments } from '../image-arguments.js';
@@ -8,6 +8,7 @@ import { interruptible } from '../interrupt.js';
 import { MemoryStorage } from '../../index.js';
 import type { ImageInfo } from '../../index.js';
 import type { CheckReport } from '../../operations/check-report.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { infoText } from '../print-info.js';
 import { spec } from '../specs/inspect.js';
 

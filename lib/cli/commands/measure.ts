@@ -1,5 +1,4 @@
 /** `measure`: tells how large an image of a disk will be. */
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { measureOptions } from '../create-options.js';
 import { hasCode } from '../../errors.js';
@@ -9,6 +8,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { measure } from '../../index.js';
 import type { Measurement } from '../../index.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { toJson } from '../json.js';
 import { NewImageArguments } from '../new-image.js';
 import type { OptionValues } from '../o-options.js';

@@ -1,6 +1,5 @@
 /** `rebase`: puts an image on another backing file, or on none. */
 import { checkCacheMode } from '../cache-mode.js';
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, openReason, reasonOf } from '../error-text.js';
@@ -14,6 +13,7 @@ import { openDisk } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import type { ImageFormat } from '../../options.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { withProgress } from '../progress.js';
 import type { ProgressDisplay } from '../progress.js';
 import { plainReferences } from '../references.js';

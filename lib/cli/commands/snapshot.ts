@@ -1,5 +1,4 @@
 /** `snapshot`: lists, makes, applies and deletes snapshots inside an image. */
-import { isQcow2 } from '../chain.js';
 import type { Context } from '../context.js';
 import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
@@ -10,6 +9,7 @@ import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import type { Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { snapshotTable } from '../print-snapshots.js';
 import { spec } from '../specs/snapshot.js';
 

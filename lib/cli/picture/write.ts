@@ -2,9 +2,9 @@
 import { open } from 'node:fs/promises';
 import type { Disk } from '../../index.js';
 import { imagePicture } from '../../index.js';
-import { isQcow2 } from '../chain.js';
 import { Failure } from '../failure.js';
 import { interruptible } from '../interrupt.js';
+import { isQcow2 } from '../is-qcow2.js';
 import { pictureDrawing } from './drawing.js';
 import { picturePage } from './page.js';
 
