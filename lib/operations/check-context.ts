@@ -32,6 +32,8 @@ export class CheckContext {
   readonly snapshotTables = new L2TableSet();
   /** L2 tables that could not be read. */
   readonly unreadable = new Set<number>();
+  /** Refcount blocks that could not be read, by their number. */
+  readonly unreadableBlocks = new Set<number>();
   /** Clusters of metadata that something else refers to, too. */
   readonly overlapped = new Set<number>();
   /** Clusters with more references than a refcount can count. */

@@ -4,8 +4,9 @@ import { isL1EntryCopied, tableLength, tableView } from '../format/table-entry.j
 import { hex } from '../format/text.js';
 import { changedStride, copiedStride, type ReferenceCounts } from '../native.js';
 import type { CheckContext } from './check-context.js';
-import { maskedL1Offset } from './check-l1.js';
 import { writeChanged } from './changed-tables.js';
+import { maskedL1Offset } from './check-l1.js';
+import { reportFailures } from './check-l2.js';
 import { readClusters, type ClusterBatch } from './check-reader.js';
 import { activeL1 } from './check-references.js';
 
@@ -125,16 +126,18 @@ type WrongEntries = (readonly [index: number, right: boolean])[];
 
 /** Calls `visit` with each active L2 table that has wrong flags. */
 async function wrongL2Flags(
-  { image, activeTables, progress, unreadable }: CheckContext,
+  context: CheckContext,
   refcounts: ReferenceCounts,
   visit: (offset: number, entries: WrongEntries) => void,
 ): Promise<void> {
+  const { image, activeTables, progress, unreadable } = context;
   const { clusterSize } = image.geometry;
   const out = new Float64Array(maxMismatches * copiedStride);
   progress.expect(activeTables.offsets.length * clusterSize);
   for await (const batch of readClusters(image.storage, activeTables.offsets, clusterSize, progress)) {
+    reportFailures(context, batch);
     for (const [i, offset] of batch.offsets.entries()) {
-      if (batch.failures.has(i) || unreadable.has(offset)) continue;
+      if (unreadable.has(offset)) continue;
       const table = batch.bytes.subarray(i * clusterSize, (i + 1) * clusterSize);
       const entries = wrongEntries(table, image.mapping.l2Flags, refcounts, out);
       if (entries.length > 0) visit(offset, entries);

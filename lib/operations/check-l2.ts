@@ -71,9 +71,11 @@ async function countTables(
   }
 }
 
-function reportFailures(context: CheckContext, { offsets, failures }: ClusterBatch): void {
+/** Reports the tables that could not be read, each once. */
+export function reportFailures(context: CheckContext, { offsets, failures }: ClusterBatch): void {
   for (const [index, error] of failures) {
     const offset = offsets[index] ?? 0;
+    if (context.unreadable.has(offset)) continue;
     context.unreadable.add(offset);
     context.unknown('table-unreadable', `the L2 table at ${hex(offset)}`, error, offset);
   }

@@ -32,8 +32,7 @@ export async function compareRefcounts(
   const { present, missing, unaligned } = placedBlocks(context);
   const out = new Float64Array(maxRuns * mismatchStride);
   const zeros = new Uint8Array(clusterSize);
-  const covered = (index: number): number =>
-    Math.min(refcountBlockEntries, clusters - index * refcountBlockEntries);
+  const covered = (index: number): number => coveredBy(context, index);
   for (const index of unaligned) unreadable(index, covered(index));
   for (const index of missing) {
     const first = index * refcountBlockEntries;
@@ -54,6 +53,12 @@ export async function compareRefcounts(
       end = Math.max(end, first + usedEnd(block, refcountOrder, covered(index)));
   }
   return end;
+}
+
+/** How many clusters of the file a refcount block counts. */
+function coveredBy({ image, clusters }: CheckContext, index: number): number {
+  const { refcountBlockEntries } = image.geometry;
+  return Math.min(refcountBlockEntries, clusters - index * refcountBlockEntries);
 }
 
 /** A refcount block by its number, and where it is. */
@@ -177,22 +182,27 @@ export async function reportRefcounts(context: CheckContext): Promise<RefcountSu
   };
   const unreadable = (block: number, clusters: number, error?: unknown): void => {
     summary.unreadable++;
-    context.refcountDamage++;
-    const why = error instanceof Error ? error.message : 'it is not where a block can be';
-    findings.add(
-      {
-        kind: error === undefined ? 'table-unreadable' : 'io-error',
-        severity: 'error',
-        repair: 'risky',
-        where: `refcount block ${block}`,
-        message: `Refcount block ${block} cannot be read (${why}): the refcounts of ${clusters} clusters are unknown`,
-      },
-      clusters,
-    );
+    reportUnreadable(context, block, clusters, error);
   };
   const end = await compareRefcounts(context, context.counts, report, unreadable);
   summary.end = Math.max(end, context.counts.usedEnd());
   return summary;
+}
+
+function reportUnreadable(context: CheckContext, block: number, clusters: number, error?: unknown): void {
+  context.refcountDamage++;
+  context.unreadableBlocks.add(block);
+  const why = error instanceof Error ? error.message : 'it is not where a block can be';
+  context.findings.add(
+    {
+      kind: error === undefined ? 'table-unreadable' : 'io-error',
+      severity: 'error',
+      repair: 'risky',
+      where: `refcount block ${block}`,
+      message: `Refcount block ${block} cannot be read (${why}): the refcounts of ${clusters} clusters are unknown`,
+    },
+    clusters,
+  );
 }
 
 /** More than these have to wait for another repair. */
@@ -204,12 +214,14 @@ function noteUncountable({ uncountable }: CheckContext, first: number, count: nu
   }
 }
 
-/** The stored refcounts as counts of their own. */
+/** The stored refcounts as counts of their own. A block that cannot be read counts nothing, and is reported once. */
 export async function storedRefcounts(context: CheckContext): Promise<ReferenceCounts> {
   const { refcountBlockEntries, refcountOrder } = context.image.geometry;
   const stored = context.newCounts();
   for await (const { index, block } of readBlocks(context, placedBlocks(context).present)) {
     if (block instanceof Uint8Array) stored.countBlock(block, refcountOrder, index * refcountBlockEntries);
+    else if (!context.unreadableBlocks.has(index))
+      reportUnreadable(context, index, coveredBy(context, index), block.failure);
   }
   return stored;
 }

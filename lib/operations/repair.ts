@@ -16,7 +16,7 @@ import { correctCopied } from './check-copied.js';
 import type { CheckContext } from './check-context.js';
 import { defaultMaxFindings } from './check-findings.js';
 import { CheckProgress } from './check-reader.js';
-import { compareRefcounts } from './check-refcounts.js';
+import { compareRefcounts, type RefcountRun } from './check-refcounts.js';
 import type { CheckOptions, CheckReport, Finding } from './check-report.js';
 import { separateData } from './repair-shared.js';
 import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from './rebuild-refcounts.js';
@@ -64,8 +64,9 @@ export async function repairDirtyImage(image: Image): Promise<void> {
   const options = { repair: 'all' } as const;
   const progress = new CheckProgress(options);
   const report = await repairImage(image, await examine(image, options, progress), options, progress);
-  if (report.checkErrors === 0) return;
-  const [first] = report.findings.filter(({ severity }) => severity === 'error');
+  if (report.checkErrors === 0 && !image.needsRepair) return;
+  const left = report.findings.filter(({ severity, fixed }) => severity !== 'leak' && fixed !== true);
+  const first = left.find(({ severity }) => severity === 'error') ?? left[0];
   throw new Qcow2Error(
     'ERR_QCOW2_CORRUPT',
     `${image.storage.name} was not closed properly and its refcounts cannot be repaired` +
@@ -200,16 +201,22 @@ async function repairLeaks({ context, copied }: Examination, fixed: Fixed): Prom
   fixed.corruptions += await correctCopied(context, 'set');
 }
 
-/** Corrects refcounts in their blocks, durably. Returns how many; those that do not fit into their bits are left. */
+/**
+ * Corrects refcounts in their blocks, durably. Returns how many; those that do not fit into their bits are left.
+ * @throws the reason why a block, all of which could be read before, cannot be read any more
+ */
 async function correctRefcounts(context: CheckContext, which: 'low' | 'high'): Promise<number> {
   const { image, counts } = context;
   const { refcounts, committer, geometry } = image;
   let corrected = 0;
-  await compareRefcounts(context, counts, async ({ first, count, stored, counted }) => {
+  const correct = async ({ first, count, stored, counted }: RefcountRun): Promise<void> => {
     if (stored < counted !== (which === 'low') || counted > geometry.maxRefcount) return;
     await refcounts.set(first, count, counted);
     corrected += count;
     if (refcounts.cache.dirtyBytes > maxDirtyBytes) await committer.settle();
+  };
+  await compareRefcounts(context, counts, correct, (_block, _clusters, error) => {
+    throw error;
   });
   await committer.settle();
   return corrected;

@@ -1,11 +1,20 @@
 /** A storage that fails its N-th operation, for every N: clear errors, no hang, and nothing lost that was flushed. */
 import { afterAll, describe, expect, it } from 'vitest';
 import { hasCode } from '../../lib/errors.js';
-import { create, MemoryStorage, open, Qcow2Error } from '../../lib/index.js';
+import {
+  create,
+  MemoryStorage,
+  open,
+  Qcow2Error,
+  type CheckReport,
+  type OpenOptions,
+  type Storage,
+} from '../../lib/index.js';
 import { RecordingStorage, type Fault } from '../support/recording-storage.js';
 import { problemOf, startWorkload } from './crash-run.js';
 import type { Guest } from './guest.js';
 import { fullKinds, kinds, spaciousKinds, type Kind, type Start } from './kinds.js';
+import { leaveLeaks } from './leaks.js';
 import { compactions, fillUp, workloads, type Workload } from './workloads.js';
 
 const isLong = process.env.QCOW2_CRASH === 'long';
@@ -42,6 +51,61 @@ describe.each(spaciousKinds.filter(({ slow }) => isLong || !slow))('a failing st
 describe('a failing storage with a full refcount table', () => {
   it(`during: ${fillUp.name}`, () => survivesFaults(fullKinds[0] as Kind, fillUp, isLong ? 1 : 20), 60_000);
 });
+
+describe('opening an image that was left dirty', () => {
+  it.each(['EIO', 'short'] as const)(
+    'fails or makes it fit to be written, whichever read is %s',
+    async (code) => {
+      const kind = kinds.find(({ name }) => name === 'lazy refcounts, left dirty') as Kind;
+      const { image, model } = await kind.make();
+      for (let nth = 0; ; nth += 1) {
+        const recording = await RecordingStorage.over(image.clone(), { fault: { of: 'reads', code, nth } });
+        const disk = await open(recording, { mode: 'r+' }).catch((error: unknown) =>
+          expectClear(error, `${nth}`),
+        );
+        if (recording.reads <= nth) break;
+        if (disk === undefined) continue;
+        await disk.write(Buffer.alloc(512, 7), 0);
+        const got = Buffer.alloc(disk.size - 512);
+        await disk.read(got, 512);
+        expect(got.equals(model.read(512, got.length)), `${code} at ${nth}`).toBe(true);
+        expect(await disk.check(), `${code} at ${nth}`).toMatchObject({ corruptions: 0, checkErrors: 0 });
+        await disk.close();
+      }
+    },
+  );
+});
+
+describe('a check with a failing storage', () => {
+  it.each(kinds.filter(({ slow }) => !slow))('finds no damage that is not there: $name', async (kind) => {
+    const { image, other, openWith } = await kind.make();
+    // With leaks the blocks are read twice.
+    await leaveLeaks(image);
+    const wanted = await checkOf(image, openWith(other));
+    for (let nth = 0; ; nth += 1) {
+      const recording = await RecordingStorage.over(image, { fault: { of: 'reads', code: 'EIO', nth } });
+      const report = await checkOf(recording, openWith(other)).catch((error: unknown) =>
+        expectClear(error, `${nth}`),
+      );
+      if (recording.reads <= nth) break;
+      if (report === undefined || report.checkErrors > 0) continue;
+      expect(report, `with read ${nth} failing`).toMatchObject(wanted);
+    }
+  });
+});
+
+async function checkOf(
+  image: Storage,
+  options: OpenOptions,
+): Promise<Pick<CheckReport, 'leaks' | 'corruptions' | 'checkErrors'>> {
+  const disk = await open(image, { ...options, forRepair: true });
+  try {
+    const { leaks, corruptions, checkErrors } = await disk.check();
+    return { leaks, corruptions, checkErrors };
+  } finally {
+    await disk.close();
+  }
+}
 
 describe('a failed flush', () => {
   it('is remembered: nothing claims to be durable after it', async () => {
