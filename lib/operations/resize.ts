@@ -10,6 +10,7 @@ import type { Image } from '../metadata/image.js';
 import type { CheckProgress } from './check-reader.js';
 import { JobParts, type PartedJob } from './job-parts.js';
 import { growL1 } from './l1-table.js';
+import { refuseLowRefcounts } from './low-refcounts.js';
 import { preallocate, type Preallocation } from './preallocate.js';
 import { countTree, dropTree, type SnapshotTree } from './snapshot-tree.js';
 import { trimFile } from './trim-file.js';
@@ -151,7 +152,8 @@ async function shrink(guest: GuestImage, size: number, options: ResizeOptions): 
   const parts = new JobParts(options, old - size);
   await committer.settle();
   // What an external data file has is not counted: it lies where it is on the disk.
-  const tail = image.hasDataFile ? null : await countTables(image, firstTable, parts.part((old - size) / 2));
+  const tail = image.hasDataFile ? null : await countTables(image, firstTable, parts.part((old - size) / 4));
+  if (tail !== null) await refuseLowRefcounts(image, parts.part((old - size) / 4));
   parts.seal();
   await setSize(image, size);
   const { onProgress } = parts.job(tail === null ? old - size : (old - size) / 4);

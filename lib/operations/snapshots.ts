@@ -25,6 +25,7 @@ import { setMissingCopied } from './copied-flags.js';
 import type { SnapshotInfo } from './info-report.js';
 import { snapshotInfo } from './info.js';
 import { JobParts, type PartedJob } from './job-parts.js';
+import { refuseLowRefcounts } from './low-refcounts.js';
 import { freeL1, refcountWeight, shareTree, unshareTree, type SharedL1 } from './share-tree.js';
 import { countTree, dropTree, sharedL1, type SnapshotTree } from './snapshot-tree.js';
 
@@ -73,7 +74,7 @@ export class Snapshots {
    * Keeps the disk as it is now. Durable when it resolves; stopped, it leaves all as it was.
    * @returns the new snapshot, whose id is one more than the largest there is
    * @throws Qcow2Error `ERR_QCOW2_CONFLICT` with an external data file; `ERR_QCOW2_LIMIT` when refcounts are too narrow;
-   * the signal's reason
+   * `ERR_QCOW2_CORRUPT` when one is too low; the signal's reason
    */
   async create(options: CreateSnapshotOptions): Promise<SnapshotInfo> {
     const { name, date = new Date() } = options;
@@ -88,8 +89,10 @@ export class Snapshots {
     return this.#alone(async (image, entries) => {
       const { l1Bytes, l1Entries } = image.mapping;
       const own = tablesWeight(image, l1Bytes);
-      const parts = new JobParts(options, 2 * own + refcountWeight(image));
+      const parts = new JobParts(options, 2 * own + 2 * refcountWeight(image));
       const tree = await countTree(image, l1Bytes, 'the L1 table', parts.part(own));
+      const isAll = entries.length === 0 && image.header.bitmaps === null;
+      await refuseLowRefcounts(image, parts.part(refcountWeight(image)), isAll ? tree.counts : undefined);
       const copy = await shareTree(image, tree, l1Bytes, true, parts);
       const entry: SnapshotEntry = {
         ...snapshotNames(nextId(entries), name),
@@ -117,7 +120,7 @@ export class Snapshots {
    * before that moment it leaves all as it was; after it, it is completed.
    * @param idOrName an id, or a name that is no id
    * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while the image has bitmaps, which would not know of it;
-   * the signal's reason
+   * `ERR_QCOW2_CORRUPT` when a refcount is too low; the signal's reason
    */
   apply(idOrName: string, options: PartedJob = {}): Promise<void> {
     return this.#alone(async (image, entries) => {
@@ -131,11 +134,12 @@ export class Snapshots {
       const l1 = await readL1(image, entry);
       const own = tablesWeight(image, mapping.l1Bytes);
       const others = tablesWeight(image, l1);
-      const parts = new JobParts(options, own + 2 * others + 2 * refcountWeight(image));
+      const parts = new JobParts(options, 2 * own + 3 * others + 3 * refcountWeight(image));
       const old = { offset: mapping.l1Offset, entries: mapping.l1Entries };
       const oldTree = await countTree(image, mapping.l1Bytes, 'the L1 table', parts.part(own));
       const what = `the L1 table of snapshot ${entry.id}`;
       const newTree = await countTree(image, l1, what, parts.part(others));
+      await refuseLowRefcounts(image, parts.part(own + others + refcountWeight(image)));
       const copy = await shareTree(image, newTree, l1, false, parts);
       const size = entry.diskSize ?? header.size;
       await orUnshare(image, newTree, copy, async () => {
@@ -163,7 +167,8 @@ export class Snapshots {
    * Deletes a snapshot and gives back the space that only it used. Stopped before the snapshot is gone from the list it
    * leaves all as it was; after that, it is completed.
    * @param idOrName an id, or a name that is no id
-   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while it is open; the signal's reason
+   * @throws Qcow2Error `ERR_QCOW2_NOT_FOUND`; `ERR_QCOW2_CONFLICT` while it is open; `ERR_QCOW2_CORRUPT` when a refcount is
+   * too low: what the disk or another snapshot uses would be given back; the signal's reason
    */
   delete(idOrName: string, options: PartedJob = {}): Promise<void> {
     return this.#alone(async (image, entries) => {
@@ -174,8 +179,9 @@ export class Snapshots {
       const l1 = await readL1(image, entry);
       const own = tablesWeight(image, l1);
       const active = tablesWeight(image, image.mapping.l1Bytes) + refcountWeight(image);
-      const parts = new JobParts(options, own + refcountWeight(image) + active);
+      const parts = new JobParts(options, 2 * own + refcountWeight(image) + 2 * active);
       const tree = await countTree(image, l1, `the L1 table of snapshot ${entry.id}`, parts.part(own));
+      await refuseLowRefcounts(image, parts.part(own + active));
       parts.seal();
       const others = entries.filter((other) => other !== entry);
       await replaceSnapshotTable(image, entries, others);
