@@ -171,8 +171,10 @@ export class Image {
    */
   async markClean(): Promise<void> {
     if (!this.#dirtyMarked || !this.#refcountsSound) return;
-    await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', false).incompatible });
-    await this.committer.barrier();
+    await this.committer.decisive(async () => {
+      await this.patchHeader({ incompatible: withFeature(this.#header, 'dirty', false).incompatible });
+      await this.committer.barrier();
+    });
     this.#dirtyMarked = false;
   }
 

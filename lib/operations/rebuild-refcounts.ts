@@ -56,10 +56,12 @@ export async function rebuildRefcountStructure({ image, counts, clusters }: Chec
   counts.add(layout.first * clusterSize, length * clusterSize, 1);
   const table = await writeStructure(image, counts, layout);
   const offset = hostOffset((layout.first + layout.blocks.length) * clusterSize);
-  await image.patchHeader({ refcountTableOffset: offset, refcountTableClusters: layout.tableClusters });
-  await image.committer.barrier();
-  image.refcounts.replaceTable(table, offset);
-  await image.reloadHeader();
+  await image.committer.decisive(async () => {
+    await image.patchHeader({ refcountTableOffset: offset, refcountTableClusters: layout.tableClusters });
+    await image.committer.barrier();
+    image.refcounts.replaceTable(table, offset);
+    await image.reloadHeader();
+  });
   forgetOldRefcounts(image);
 }
 
