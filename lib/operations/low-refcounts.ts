@@ -32,7 +32,7 @@ export async function refuseLowRefcounts(
       if (stored < counted) throw tooLow(image, first, stored, counted);
     },
     (_block, _clusters, error) => {
-      if (error !== undefined) throw error;
+      if (error !== undefined) throw error as Error;
     },
   );
 }
