@@ -18,6 +18,7 @@ import {
 import { native } from '../native.js';
 import { readHeader } from '../metadata/header-io.js';
 import type { Source } from '../options.js';
+import { destroyOnAbort } from '../storage/destroy-on-abort.js';
 import { openSource, refuseOwnSource } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 
@@ -67,7 +68,7 @@ class Bytes {
 /**
  * Writes the image that was dehydrated into `container` to `target`, which is made anew. Where the guest's data was there
  * are holes.
- * @param container a path, a `file:` URL, or the bytes as a stream
+ * @param container a path, a `file:` URL, or the bytes as a stream, which is destroyed when the signal is aborted
  * @throws Qcow2Error `ERR_QCOW2_CORRUPT` when the container is damaged, `ERR_QCOW2_LIMIT` past `maxBytes`; the target is
  * empty then. `ERR_QCOW2_DATA_LOSS` when the target is the container, which stays as it is
  */
@@ -77,9 +78,18 @@ export async function rehydrate(
   options: RehydrateOptions = {},
 ): Promise<void> {
   const isFile = typeof container === 'string' || container instanceof URL;
+  options.signal?.throwIfAborted();
   if (isFile) await refuseOwnSource(container, target);
   const stream: AsyncIterable<Uint8Array> = isFile ? createReadStream(container) : container;
-  const bytes = new Bytes(stream);
+  const unfollow = destroyOnAbort(stream, options.signal);
+  try {
+    await rehydrateStream(new Bytes(stream), target, options);
+  } finally {
+    unfollow();
+  }
+}
+
+async function rehydrateStream(bytes: Bytes, target: Source, options: RehydrateOptions): Promise<void> {
   checkDehydratedHead(await bytes.take(dehydratedHeadSize));
   const { storage, owned } = await openSource(target, { mode: 'create', lock: true });
   try {

@@ -1,6 +1,7 @@
 /** A stream as a store that is read front to back: what passes unread is put aside only as long as it may be wanted. */
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import { invalidArgType, Qcow2Error } from '../errors.js';
+import { destroyOnAbort } from './destroy-on-abort.js';
 import { Spool, type SpoolOptions } from './spool.js';
 import type { Storage } from './storage.js';
 
@@ -190,16 +191,4 @@ export class StreamStorage implements Storage {
     }
     return true;
   }
-}
-
-/** Ends a wait for the next bytes when the signal is aborted. */
-function destroyOnAbort(readable: unknown, signal: AbortSignal | undefined): () => void {
-  if (signal === undefined || !(readable instanceof Readable)) return () => undefined;
-  const stop = (): void => {
-    // Nobody listens to it between two reads; the next one gives the reason.
-    readable.once('error', () => undefined);
-    readable.destroy(signal.reason as Error);
-  };
-  signal.addEventListener('abort', stop, { once: true });
-  return () => signal.removeEventListener('abort', stop);
 }

@@ -351,4 +351,17 @@ describe('containers', () => {
     const sink = new Writable({ write: (_chunk, _encoding, done) => done() });
     await expect(dehydrate(image, sink, { signal })).rejects.toThrow();
   });
+
+  it.each([0, 5, headSize, 200])('stop where the stream gives no more than %i bytes', async (length) => {
+    const container = await anyContainer();
+    const stream = new Readable({ read: () => undefined });
+    stream.push(container.subarray(0, length));
+    const target = new MemoryStorage();
+    const stop = new AbortController();
+    const work = rehydrate(stream, target, { signal: stop.signal });
+    setTimeout(() => stop.abort(new Error('enough')), 20);
+    await expect(work).rejects.toThrow('enough');
+    expect(stream.destroyed).toBe(true);
+    expect(await target.size()).toBe(0);
+  });
 });
