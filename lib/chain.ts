@@ -1,6 +1,7 @@
 /** openChain(): images as one disk in an order the caller states. */
 import type { Disk } from './disk.js';
 import { invalidArgValue, Qcow2Error } from './errors.js';
+import { quote } from './format/text.js';
 import { openLayer } from './open.js';
 import type { ImageFormat, OpenOptions, Source } from './options.js';
 import { chain, Qcow2 } from './qcow2.js';
@@ -46,7 +47,7 @@ export async function openChain(
 /** A snapshot of a disk, which closes that with it. */
 function snapshotOf(disk: Disk, idOrName: string): Promise<Disk> {
   if (disk instanceof Qcow2) return disk.snapshots.openFor(idOrName, () => disk.close());
-  throw new Qcow2Error('ERR_QCOW2_CONFLICT', `A raw image has no snapshot ${JSON.stringify(idOrName)}`, {
+  throw new Qcow2Error('ERR_QCOW2_CONFLICT', `A raw image has no snapshot ${quote(idOrName)}`, {
     feature: 'snapshots',
   });
 }

@@ -23,6 +23,7 @@ import { alignUp, hostOffset, type HostOffset } from '../format/units.js';
 import { readExactly } from '../storage/storage.js';
 import type { ClusterSet } from './cluster-set.js';
 import type { Image } from './image.js';
+import { quote } from '../format/text.js';
 
 /** QEMU's limit for the bits of one bitmap, bytes. */
 const maxBitmapBytes = 512 * 1024 * 1024;
@@ -77,7 +78,7 @@ export class BitmapTable {
     const damage = checkBitmapTable(inUse, header.size, geometry.clusterSize, await storage.size());
     if (damage !== null) throw damage;
     const entries = new Uint8Array(entry.tableSize * tableEntrySize);
-    await readExactly(storage, entries, entry.tableOffset, `the table of bitmap ${entry.name}`);
+    await readExactly(storage, entries, entry.tableOffset, `the table of bitmap ${quote(entry.name)}`);
     return new BitmapTable(home, entries, entry.tableOffset);
   }
 

@@ -7,6 +7,7 @@ import { canDo, type ExportFacts } from './client-handshake.js';
 import { NbdClient, type ClientOptions, type ClientRequest } from './client.js';
 import { allocationContext, bitmapContextPrefix, Command, State, stateDirty } from './protocol.js';
 import { parseNbdUri } from './uri.js';
+import { quote } from '../format/text.js';
 
 export interface OpenNbdOptions extends ClientOptions {
   /** `r` (default) only reads; `r+` needs an export that may be written to. */
@@ -41,13 +42,9 @@ export async function openNbd(uri: string | URL, options: OpenNbdOptions = {}): 
   try {
     const missing = bitmaps.find((name) => !client.facts.contexts.has(bitmapContextPrefix + name));
     if (missing !== undefined) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_NOT_FOUND',
-        `${client.name} shows no bitmap ${JSON.stringify(missing)}`,
-        {
-          feature: 'bitmaps',
-        },
-      );
+      throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `${client.name} shows no bitmap ${quote(missing)}`, {
+        feature: 'bitmaps',
+      });
     }
     if (mode === 'r+' && canDo(client.facts, 'readOnly'))
       throw readOnly(`${client.name} is a read-only export`);
@@ -144,7 +141,7 @@ export class NbdDisk implements WritableDisk {
   async *dirtyExtents(bitmap: string, query: ByteRange & Op = {}): AsyncGenerator<ByteRun> {
     const context = bitmapContextPrefix + bitmap;
     if (!this.#facts.contexts.has(context)) {
-      throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `The bitmap ${JSON.stringify(bitmap)} was not asked for`, {
+      throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `The bitmap ${quote(bitmap)} was not asked for`, {
         feature: 'bitmaps',
       });
     }

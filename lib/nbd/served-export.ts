@@ -11,6 +11,7 @@ import {
   maxStringBytes,
   TransmissionFlag,
 } from './protocol.js';
+import { quote } from '../format/text.js';
 
 /** A disk to be served, and how. */
 export interface NbdExport {
@@ -124,14 +125,14 @@ async function refuseUnusable(disk: Qcow2, names: readonly string[]): Promise<vo
   for (const name of names) {
     const found = list.find((bitmap) => bitmap.name === name);
     if (found === undefined) {
-      throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no bitmap ${JSON.stringify(name)} to serve`, {
+      throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no bitmap ${quote(name)} to serve`, {
         feature: 'bitmaps',
       });
     }
     if (found.problem !== null) {
       throw new Qcow2Error(
         'ERR_QCOW2_CONFLICT',
-        `The bitmap ${JSON.stringify(name)} cannot be served: it ${found.problem}`,
+        `The bitmap ${quote(name)} cannot be served: it ${found.problem}`,
         { feature: 'bitmaps' },
       );
     }

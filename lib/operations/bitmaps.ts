@@ -22,6 +22,7 @@ import { isEnabled, isInconsistent, type BitmapState } from '../metadata/dirty-b
 import type { CheckProgress } from './check-reader.js';
 import { runsWithin } from './intersect.js';
 import { JobParts, type PartedJob } from './job-parts.js';
+import { quote } from '../format/text.js';
 
 /** Bits looked at in one go. */
 const bitsPerStep = 65536;
@@ -149,7 +150,7 @@ export class Bitmaps {
         throw conflict('A version 2 image cannot have bitmaps; amend it to version 3 first');
       if (this.#guest.image.header.size === 0) throw conflict('A disk of 0 bytes cannot have bitmaps');
       if (states.some(({ entry }) => entry.name === name)) {
-        throw conflict(`There is a bitmap ${JSON.stringify(name)} already`);
+        throw conflict(`There is a bitmap ${quote(name)} already`);
       }
       const bits = BitmapBits.empty(this.#guest.bitmaps.home, granularityBits);
       const entry: BitmapEntry = {
@@ -372,7 +373,7 @@ const kept = ({ entry }: BitmapState): { entry: BitmapEntry; bits: null } => ({ 
 function find(states: readonly BitmapState[], name: string): BitmapState {
   const state = states.find(({ entry }) => entry.name === name);
   if (state !== undefined) return state;
-  throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no bitmap ${JSON.stringify(name)} in this image`, {
+  throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no bitmap ${quote(name)} in this image`, {
     feature: 'bitmap directory',
   });
 }

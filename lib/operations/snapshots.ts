@@ -28,6 +28,7 @@ import { JobParts, type PartedJob } from './job-parts.js';
 import { refuseLowRefcounts } from './low-refcounts.js';
 import { freeL1, refcountWeight, shareTree, unshareTree, type SharedL1 } from './share-tree.js';
 import { countTree, dropTree, sharedL1, type SnapshotTree } from './snapshot-tree.js';
+import { quote } from '../format/text.js';
 
 /** QEMU keeps names in fields of 256 bytes, with a NUL at the end. */
 const maxNameBytes = 255;
@@ -137,7 +138,7 @@ export class Snapshots {
       const parts = new JobParts(options, 2 * own + 3 * others + 3 * refcountWeight(image));
       const old = { offset: mapping.l1Offset, entries: mapping.l1Entries };
       const oldTree = await countTree(image, mapping.l1Bytes, 'the L1 table', parts.part(own));
-      const what = `the L1 table of snapshot ${entry.id}`;
+      const what = `the L1 table of snapshot ${quote(entry.id)}`;
       const newTree = await countTree(image, l1, what, parts.part(others));
       await refuseLowRefcounts(image, parts.part(own + others + refcountWeight(image)));
       const copy = await shareTree(image, newTree, l1, false, parts);
@@ -174,13 +175,13 @@ export class Snapshots {
     return this.#alone(async (image, entries) => {
       const entry = find(entries, idOrName);
       if ([...this.#open.values()].includes(entry.id)) {
-        throw conflict(`Snapshot ${JSON.stringify(entry.id)} is open; close its disk first`);
+        throw conflict(`Snapshot ${quote(entry.id)} is open; close its disk first`);
       }
       const l1 = await readL1(image, entry);
       const own = tablesWeight(image, l1);
       const active = tablesWeight(image, image.mapping.l1Bytes) + refcountWeight(image);
       const parts = new JobParts(options, 2 * own + refcountWeight(image) + 2 * active);
-      const tree = await countTree(image, l1, `the L1 table of snapshot ${entry.id}`, parts.part(own));
+      const tree = await countTree(image, l1, `the L1 table of snapshot ${quote(entry.id)}`, parts.part(own));
       await refuseLowRefcounts(image, parts.part(own + active));
       parts.seal();
       const others = entries.filter((other) => other !== entry);
@@ -311,13 +312,9 @@ function nextId(entries: readonly SnapshotEntry[]): string {
 function find(entries: readonly SnapshotEntry[], idOrName: string): SnapshotEntry {
   const entry = entries.find(({ id }) => id === idOrName) ?? entries.find(({ name }) => name === idOrName);
   if (entry !== undefined) return entry;
-  throw new Qcow2Error(
-    'ERR_QCOW2_NOT_FOUND',
-    `There is no snapshot ${JSON.stringify(idOrName)} in this image`,
-    {
-      feature: 'snapshots',
-    },
-  );
+  throw new Qcow2Error('ERR_QCOW2_NOT_FOUND', `There is no snapshot ${quote(idOrName)} in this image`, {
+    feature: 'snapshots',
+  });
 }
 
 async function assertSound({ header, geometry, storage }: Image, entry: SnapshotEntry): Promise<void> {
@@ -329,7 +326,7 @@ async function readL1(image: Image, entry: SnapshotEntry): Promise<Uint8Array> {
   await assertSound(image, entry);
   const l1 = new Uint8Array(entry.l1Size * tableEntrySize);
   if (l1.length > 0) {
-    await readExactly(image.storage, l1, entry.l1TableOffset, `the L1 table of snapshot ${entry.id}`);
+    await readExactly(image.storage, l1, entry.l1TableOffset, `the L1 table of snapshot ${quote(entry.id)}`);
   }
   return l1;
 }

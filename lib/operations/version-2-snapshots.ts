@@ -8,6 +8,7 @@ import { readSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { readExactly } from '../storage/storage.js';
 import { L2TableSet } from './check-l2-tables.js';
 import { CheckProgress, readClusters } from './check-reader.js';
+import { quote } from '../format/text.js';
 
 /** The first byte of an entry has the compressed flag, the last one the flag for zeros. */
 const compressedBit = 0x40;
@@ -21,7 +22,7 @@ const zeroBit = 1;
 export async function refuseForVersion2(image: Image, signal: AbortSignal | undefined): Promise<void> {
   const entries = await readSnapshotTable(image);
   const other = entries.find((entry) => (entry.diskSize ?? image.header.size) !== image.header.size);
-  if (other !== undefined) throw conflict(`snapshot ${other.id} is of a disk of another size`);
+  if (other !== undefined) throw conflict(`snapshot ${quote(other.id)} is of a disk of another size`);
   const tables = new L2TableSet();
   for (const entry of entries) await addTables(image, entry, tables);
   const progress = new CheckProgress(signal === undefined ? {} : { signal });
@@ -38,7 +39,7 @@ async function addTables(
   tables: L2TableSet,
 ): Promise<void> {
   const l1 = new Uint8Array(entry.l1Size * tableEntrySize);
-  await readExactly(storage, l1, entry.l1TableOffset, `the L1 table of snapshot ${entry.id}`);
+  await readExactly(storage, l1, entry.l1TableOffset, `the L1 table of snapshot ${quote(entry.id)}`);
   const view = tableView(l1);
   for (let index = 0; index < tableLength(view); index++) {
     const offset = readL1Entry(view, index, geometry.clusterSize);

@@ -2,6 +2,7 @@
 import { request as requestHttp, type Agent as HttpAgent, type IncomingMessage } from 'node:http';
 import { request as requestHttps, type Agent as HttpsAgent } from 'node:https';
 import { Qcow2Error } from '../errors.js';
+import { quote } from '../format/text.js';
 import { PassingFailure } from './retry.js';
 import { tlsFailure } from './tls-failure.js';
 
@@ -171,7 +172,7 @@ function totalOf(request: RangeRequest, response: IncomingMessage): number {
   const match = /^bytes (\d{1,16})-(\d{1,16})\/(\d{1,16})$/.exec(contentRange);
   const [first, last, total] = (match?.slice(1) ?? []).map(Number);
   if (first === undefined || last === undefined || total === undefined || !Number.isSafeInteger(total)) {
-    throw remote(request, `the answer has the content range ${JSON.stringify(contentRange)}`);
+    throw remote(request, `the answer has the content range ${quote(contentRange)}`);
   }
   const end = Math.min(request.start + request.length, total);
   if (first !== request.start || last !== end - 1) {

@@ -2,6 +2,7 @@
 import { getHashes } from 'node:crypto';
 import { Qcow2Error } from '../../errors.js';
 import type { LuksHeader } from '../../format/luks.js';
+import { quote } from '../../format/text.js';
 
 const hashSizes = {
   md5: 16,
@@ -145,7 +146,7 @@ function oneOf<T extends string>(what: string, name: string, known: readonly T[]
 function unsupported(what: string, name: string, known: readonly string[]): Qcow2Error {
   return new Qcow2Error(
     'ERR_QCOW2_UNSUPPORTED',
-    `The ${what} "${name}" is not supported; supported: ${known.join(', ')}`,
+    `The ${what} ${quote(name)} is not supported; supported: ${known.join(', ')}`,
     { feature: name },
   );
 }
