@@ -1,12 +1,14 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { Qcow2Error, type Qcow2ErrorCode } from '../../lib/errors.js';
+import { create, MemoryStorage, open } from '../../lib/index.js';
 import { encodeLuksHeader, parseLuksHeader } from '../../lib/format/luks.js';
 import { legacyAesCipher } from '../../lib/io/encryption/legacy-aes.js';
 import { createLuksHeader, luksAreaSize } from '../../lib/io/encryption/luks-create.js';
 import { addLuksKey, removeLuksKey, type LuksChange } from '../../lib/io/encryption/luks-keys.js';
 import { digestMasterKey, sealSlot } from '../../lib/io/encryption/luks-slot.js';
 import { unlockLuks } from '../../lib/io/encryption/luks-unlock.js';
+import { allocationsDuring } from '../hostile/allocations.js';
 import { pattern } from '../support/pattern.js';
 
 const secret = 'correct horse';
@@ -345,5 +347,40 @@ describe('legacyAesCipher', () => {
     legacyAesCipher('right').encrypt(buffer, 0);
     legacyAesCipher('wrong').decrypt(buffer, 0);
     expect(buffer.equals(pattern(1, 512))).toBe(false);
+  });
+});
+
+describe('an image whose LUKS header is said to be large', () => {
+  const mib = 2 ** 20;
+  /** An image that has its header behind all else and says that it takes `length` bytes, which the file has. */
+  async function withHeaderOf(length: number): Promise<MemoryStorage> {
+    const image = new MemoryStorage();
+    await (await create(image, mib, { encryption: { secret, iterTimeMs: 1 } })).close();
+    const bytes = image.toBuffer();
+    let at = bytes.readUInt32BE(100);
+    while (bytes.readUInt32BE(at) !== 0x0537be77) at += 8 + Math.ceil(bytes.readUInt32BE(at + 4) / 8) * 8;
+    const [offset, size] = [8, 16].map((field) => Number(bytes.readBigUInt64BE(at + field))) as [
+      number,
+      number,
+    ];
+    const place = 4 * mib;
+    await image.write(bytes.subarray(offset, offset + size), place);
+    await image.truncate(place + length);
+    const pointer = Buffer.alloc(16);
+    pointer.writeBigUInt64BE(BigInt(place));
+    pointer.writeBigUInt64BE(BigInt(length), 8);
+    await image.write(pointer, at + 8);
+    return image;
+  }
+
+  it('is opened up to 16 MiB, and refused above before that is allocated', async () => {
+    await (await open(await withHeaderOf(16 * mib), { secret })).close();
+    const image = await withHeaderOf(16 * mib + 1);
+    let error: Qcow2Error | undefined;
+    const largest = await allocationsDuring(async () => {
+      error = await errorOf(() => open(image, { secret }));
+    });
+    expect(error).toMatchObject({ code: 'ERR_QCOW2_INVALID_HEADER' });
+    expect(largest).toBeLessThan(mib);
   });
 });
