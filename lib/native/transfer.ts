@@ -31,9 +31,10 @@ export const PackingArea = {
 
 export interface TransferFunctions {
   /**
-   * Copies planned pieces of the files `files` (descriptors) into the file `fdOut`, without their zeros, on `workers` threads
-   * of the pool. `units` and `pieces` have {@link transferStride} numbers a row; what no piece of a unit fills is zeros. Zeros
-   * are looked for in blocks of `granularity` bytes from the beginning of each unit.
+   * Copies planned pieces of the files `files` (descriptors) into the file `fdOut` on `workers` threads of the pool. `units` and
+   * `pieces` have {@link transferStride} numbers a row; what no piece of a unit fills is zeros. It is done by blocks of
+   * `granularity` bytes from the beginning of each unit: `sparse` leaves out those that are zeros, else only those of which no
+   * piece fills anything are left out.
    * Without `places` data goes where it is on the disk. With `places` (host position and length, whole blocks, room for
    * everything) it goes there, in the order of the units, by whole blocks, and `placed` gets {@link transferStride} numbers
    * for each run of it: room for one for each block and place.
@@ -56,5 +57,6 @@ export interface TransferFunctions {
     workers: number,
     compression: Float64Array,
     area: Float64Array,
+    sparse: boolean,
   ): Promise<number>[];
 }

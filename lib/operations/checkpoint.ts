@@ -34,7 +34,7 @@ export interface Resumable {
 const sampleCount = 32;
 const sampleBytes = 4096;
 
-const defaultInterval = 256 * 1024 * 1024;
+export const defaultInterval = 256 * 1024 * 1024;
 
 export class Checkpoints {
   /** Where to begin, bytes. */

@@ -11,7 +11,6 @@
 import type { Disk, Extent, Job } from '../disk.js';
 import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import { alignDown, guestOffset } from '../format/units.js';
-import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { releaseRuns } from '../io/release.js';
 import { checkRuns } from '../io/write.js';
@@ -19,7 +18,9 @@ import type { Image } from '../metadata/image.js';
 import type { Opened } from '../open.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import type { Storage } from '../storage/storage.js';
-import { Checkpoints, type Resumable } from './checkpoint.js';
+import { Checkpoints, defaultInterval, type Resumable } from './checkpoint.js';
+import { CommitFiles } from './commit-files.js';
+import type { Stretch } from './commit-plan.js';
 import { inOrder } from './in-order.js';
 import { Pace, type Paced } from './pace.js';
 import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
@@ -33,10 +34,6 @@ export interface CommitOptions extends Job, Paced, Resumable {
    * `base` is 1; not possible further down, because the layers in between keep their old content.
    */
   empty?: boolean;
-}
-
-interface Piece extends Range {
-  readonly zero: boolean;
 }
 
 const chunkBytes = 1024 * 1024;
@@ -109,57 +106,121 @@ async function copyDown(
   checkpoints: Checkpoints,
   options: CommitOptions,
 ): Promise<void> {
-  const { concurrency = defaultConcurrency, signal, onProgress } = options;
+  const { concurrency = defaultConcurrency, checkpointBytes = defaultInterval, signal, onProgress } = options;
   const before = target.size;
   if (before < top.size) await target.resize(top.size);
-  const pace = new Pace(options);
-  const buffers: Uint8Array[] = [];
-  const range = { start: checkpoints.start, targetEnd: before };
-  const jobs = inOrder(pieces(top, base, range, signal), Math.max(1, concurrency), async (piece) => {
-    signal?.throwIfAborted();
-    const length = piece.end - piece.start;
-    if (piece.zero) {
-      await target.writeZeroes(piece.start, length);
-      return piece;
-    }
-    await pace.take(length, signal);
-    const buffer = buffers.pop() ?? pageBytes(chunkBytes);
-    const bytes = buffer.subarray(0, length);
-    await top.read(bytes, piece.start);
-    await target.write(bytes, piece.start);
-    buffers.push(buffer);
-    return piece;
-  });
-  for await (const { start, end } of jobs) {
+  const copy = new CloseCommit(top, target, options);
+  const stretches = stretchesAbove(top, base, { start: checkpoints.start, targetEnd: before }, signal);
+  // A batch is too much to wait for at once.
+  const files = copy.isPaced
+    ? null
+    : CommitFiles.of(top, base, target, {
+        concurrency: Math.max(1, concurrency),
+        batchBytes: checkpointBytes,
+      });
+  const parts = files === null ? copy.all(stretches) : byBatches(files, copy, stretches, signal);
+  for await (const { end, bytes } of parts) {
     onProgress?.({ done: end, total: top.size });
-    if (checkpoints.isDue(end - start)) await checkpoints.report(end, () => target.flush());
+    if (checkpoints.isDue(bytes)) await checkpoints.report(end, () => target.flush());
   }
   signal?.throwIfAborted();
   onProgress?.({ done: top.size, total: top.size });
 }
 
-/** What the layers above the target have of their own, in pieces of at most a chunk where it is data. */
-async function* pieces(
+/** What has been done: everything up to `end`, with so many bytes since it was told before. */
+interface Done {
+  readonly end: number;
+  readonly bytes: number;
+}
+
+/** Piece by piece, which goes from any disk to any other. */
+class CloseCommit {
+  readonly #top: Disk;
+  readonly #target: GrowableDisk;
+  readonly #signal: AbortSignal | undefined;
+  readonly #concurrency: number;
+  readonly #pace: Pace;
+  readonly #buffers: Uint8Array[] = [];
+
+  constructor(top: Disk, target: GrowableDisk, options: CommitOptions) {
+    this.#top = top;
+    this.#target = target;
+    this.#signal = options.signal;
+    this.#concurrency = Math.max(1, options.concurrency ?? defaultConcurrency);
+    this.#pace = new Pace(options);
+  }
+
+  get isPaced(): boolean {
+    return this.#pace.isLimited;
+  }
+
+  all(stretches: AsyncIterable<Stretch> | Iterable<Stretch>): AsyncGenerator<Done> {
+    return inOrder(piecesOf(stretches), this.#concurrency, (piece) => this.#copy(piece));
+  }
+
+  async #copy({ start, end, zero }: Stretch): Promise<Done> {
+    this.#signal?.throwIfAborted();
+    const bytes = end - start;
+    if (zero) {
+      await this.#target.writeZeroes(start, bytes);
+      return { end, bytes };
+    }
+    await this.#pace.take(bytes, this.#signal);
+    const buffer = this.#buffers.pop() ?? pageBytes(chunkBytes);
+    const part = buffer.subarray(0, bytes);
+    await this.#top.read(part, start);
+    await this.#target.write(part, start);
+    this.#buffers.push(buffer);
+    return { end, bytes };
+  }
+}
+
+async function* byBatches(
+  files: CommitFiles,
+  closely: CloseCommit,
+  stretches: AsyncIterable<Stretch>,
+  signal: AbortSignal | undefined,
+): AsyncGenerator<Done> {
+  for await (const { end, bytes, left } of files.copy(stretches, signal)) {
+    const rest = closely.all(left);
+    for (let step = await rest.next(); step.done !== true;) step = await rest.next();
+    yield { end, bytes };
+  }
+}
+
+/** What the layers above the target have of their own: data wherever it comes from in one piece, zeros beside it. */
+async function* stretchesAbove(
   top: Disk,
   base: number,
   range: { start: number; targetEnd: number },
   signal: AbortSignal | undefined,
-): AsyncGenerator<Piece> {
+): AsyncGenerator<Stretch> {
   const query = { start: range.start, ...(signal === undefined ? {} : { signal }) };
+  let last: Stretch | null = null;
   for await (const extent of top.extents({ ...query, layers: base === 1 ? 'self' : 'all' })) {
     const { start, length, type } = extent;
     if (isBelow(extent, base)) continue;
-    const end = start + length;
-    if (type === 'data' || type === 'compressed') {
-      for (let at = start; at < end;) {
-        const stop = Math.min(end, alignDown(at, chunkBytes) + chunkBytes);
-        yield { start: at, end: stop, zero: false };
-        at = stop;
-      }
-    } else {
-      // Where the target has just grown it reads as zeros.
-      const stop = Math.min(end, range.targetEnd);
-      if (start < stop) yield { start, end: stop, zero: true };
+    const zero = type !== 'data' && type !== 'compressed';
+    // Where the target has just grown it reads as zeros.
+    const end = zero ? Math.min(start + length, range.targetEnd) : start + length;
+    if (start >= end) continue;
+    if (last?.end === start && last.zero === zero) {
+      last = { start: last.start, end, zero };
+      continue;
+    }
+    if (last !== null) yield last;
+    last = { start, end, zero };
+  }
+  if (last !== null) yield last;
+}
+
+/** Pieces of at most a chunk where it is data. */
+async function* piecesOf(stretches: AsyncIterable<Stretch> | Iterable<Stretch>): AsyncGenerator<Stretch> {
+  for await (const { start, end, zero } of stretches) {
+    for (let at = start; at < end;) {
+      const stop = zero ? end : Math.min(end, alignDown(at, chunkBytes) + chunkBytes);
+      yield { start: at, end: stop, zero };
+      at = stop;
     }
   }
 }

@@ -6,10 +6,9 @@ import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { checkPlace } from '../io/read.js';
 import { invalidRun } from '../metadata/run.js';
-import { native, OsResult, RunKind } from '../native.js';
-import { layersOf } from './layers.js';
+import { native, OsResult, RunKind, type Codec } from '../native.js';
+import { layersOf, type Layer } from './layers.js';
 import { isPlainFile, type PlainFile } from './plain-file.js';
-import type { UnitRows } from './unit-rows.js';
 
 interface FileLayer {
   readonly file: PlainFile;
@@ -24,9 +23,28 @@ interface Stretch extends Range {
   readonly from: number;
 }
 
+/** Takes what is planned, in the order of the disk: which bytes of the file of that index are which bytes of the disk. */
+export interface PlannedPieces {
+  addPlain(file: number, position: number, guest: number, length: number): void;
+  /**
+   * `length` bytes of a compressed cluster, from its byte `skip` on.
+   * @param stored bytes that the cluster may have in the file
+   */
+  addCompressed(
+    file: number,
+    position: number,
+    stored: number,
+    guest: number,
+    length: number,
+    clusterSize: number,
+    skip: number,
+    codec: Codec,
+  ): void;
+}
+
 /** A range being planned. */
 interface Planning {
-  readonly units: UnitRows;
+  readonly pieces: PlannedPieces;
   readonly fds: readonly number[];
   /** Told of the layer that has a table which is not in memory. */
   missing: GuestImage | null;
@@ -54,27 +72,42 @@ export class FilePlan {
    */
   static of(disk: Pick<Disk, 'size'>, unit: number): FilePlan | null {
     const layers = layersOf(disk);
+    if (layers.some(({ guest }) => guest?.image.writable === true)) return null;
+    // What is behind the last layer known is no file of this package's.
+    if ((layers.at(-1)?.guest?.backing ?? null) !== null) return null;
+    return FilePlan.#ofLayers(layers, disk.size, unit);
+  }
+
+  /** The same for what the uppermost `depth` layers of a disk have, which nobody changes meanwhile. */
+  static ofUppermost(disk: Pick<Disk, 'size'>, depth: number, unit: number): FilePlan | null {
+    const layers = layersOf(disk).slice(0, depth);
+    return layers.length < depth ? null : FilePlan.#ofLayers(layers, disk.size, unit);
+  }
+
+  static #ofLayers(layers: readonly Layer[], size: number, unit: number): FilePlan | null {
     const files: FileLayer[] = [];
-    for (const { dataStorage, guest, size } of layers) {
+    for (const { dataStorage, guest, size: layerSize } of layers) {
       if (!isPlainFile(dataStorage)) return null;
-      if (guest !== null && (guest.cipher !== null || guest.image.writable)) return null;
-      if (guest !== null && guest.image.geometry.clusterSize > unit) return null;
-      // What is behind the last layer known is no file of this package's.
-      if (files.length + 1 === layers.length && (guest?.backing ?? null) !== null) return null;
-      files.push({ file: dataStorage, size, guest, data: { from: 0, start: 0, end: 0 } });
+      if (guest !== null && (guest.cipher !== null || guest.image.geometry.clusterSize > unit)) return null;
+      files.push({ file: dataStorage, size: layerSize, guest, data: { from: 0, start: 0, end: 0 } });
     }
-    return files.length === 0 ? null : new FilePlan(files, disk.size);
+    return files.length === 0 ? null : new FilePlan(files, size);
   }
 
   /**
-   * Plans the pieces from `start` up to `end`, or to the end of the window that `start` is in, and adds them to `units`.
+   * Plans the pieces from `start` up to `end`, or to the end of the window that `start` is in, and adds them to `pieces`.
    * @param fds of {@link files}
    * @returns how far it came
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` for entries that no guest read may follow
    */
-  async planWindow(units: UnitRows, start: number, end: number, fds: readonly number[]): Promise<number> {
+  async planWindow(
+    pieces: PlannedPieces,
+    start: number,
+    end: number,
+    fds: readonly number[],
+  ): Promise<number> {
     const stop = Math.min(end, this.size, alignDown(start, windowBytes) + windowBytes);
-    const context: Planning = { units, fds, missing: null };
+    const context: Planning = { pieces, fds, missing: null };
     for (let at = start; at < stop;) {
       at = this.#planLayer(context, 0, at, stop);
       if (at < stop) await context.missing?.image.mapping.load(guestOffset(at));
@@ -117,7 +150,7 @@ export class FilePlan {
   }
 
   #planImage(context: Planning, guest: GuestImage, index: number, start: number, end: number): number {
-    const { units } = context;
+    const { pieces } = context;
     const { clusterSize } = guest.image.geometry;
     const { codec } = codecs[guest.image.header.compressionType];
     let planned = end;
@@ -131,12 +164,12 @@ export class FilePlan {
         switch (kind) {
           case RunKind.data:
             checkPlace(guest, at, host, length);
-            units.addPlain(index, host, at, length);
+            pieces.addPlain(index, host, at, length);
             break;
           case RunKind.compressed: {
             const skip = at % clusterSize;
             checkPlace(guest, guestOffset(at - skip), host, aux);
-            units.addCompressed(index, host, aux, at, length, clusterSize, skip, codec);
+            pieces.addCompressed(index, host, aux, at, length, clusterSize, skip, codec);
             break;
           }
           case RunKind.unallocated:
@@ -160,7 +193,7 @@ export class FilePlan {
 }
 
 function planRaw(
-  { units, fds }: Planning,
+  { pieces, fds }: Planning,
   layer: FileLayer,
   index: number,
   start: number,
@@ -172,7 +205,7 @@ function planRaw(
     }
     const from = Math.max(at, layer.data.start);
     const to = Math.min(end, layer.data.end);
-    if (from < to) units.addPlain(index, from, from, to - from);
+    if (from < to) pieces.addPlain(index, from, from, to - from);
   }
 }
 

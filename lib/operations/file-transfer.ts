@@ -13,6 +13,8 @@ export interface FileTarget {
   /** Undefined where everything has its place already. */
   readonly room?: TargetRoom;
   readonly compression?: TargetCompression;
+  /** Whether zeros are written like anything else; by default they are left out. */
+  readonly keepsZeros?: boolean;
 }
 
 /** Clusters of a target for data that comes in the order of the disk. */
@@ -66,7 +68,7 @@ export class FileTransfer {
   /** Begins to copy a batch: when this resolves native jobs are at work, and `copied` tells what {@link copy} does. */
   async begin({ units, pieces, files, isLast }: Batch): Promise<{ readonly copied: Promise<boolean> }> {
     if (units.length === 0) return { copied: Promise.resolve(true) };
-    const { room, compression, storage } = this.#target;
+    const { room, compression, storage, keepsZeros = false } = this.#target;
     const bytes = this.#bytesOf(units);
     const places = (await room?.reserve(bytes, units)) ?? [];
     this.#makeRoomFor(bytes / this.#granularity + places.length);
@@ -90,6 +92,7 @@ export class FileTransfer {
               isLast ? 1 : blocksAhead,
             ),
         compression?.area ?? none,
+        !keepsZeros,
       );
       await settleAll(work);
       return Promise.all(work);

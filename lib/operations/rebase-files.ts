@@ -6,9 +6,9 @@ import { FileComparison } from './compare-files.js';
 import type { Comparable } from './compare.js';
 import { FilePlan } from './file-plan.js';
 import { FileTransfer, type TargetRoom } from './file-transfer.js';
+import { ImageRoom } from './image-room.js';
 import { largestCluster } from './layers.js';
 import { isPlainFile, withDescriptors } from './plain-file.js';
-import { ReservedRoom } from './reserved-room.js';
 import { RowTable } from './row-table.js';
 import { UnitRows } from './unit-rows.js';
 
@@ -34,13 +34,13 @@ export class RebaseFiles {
   readonly #old: FilePlan;
   readonly #comparison: FileComparison;
   readonly #transfer: FileTransfer;
-  readonly #room: ImageRoom;
+  readonly #room: WatchedRoom;
   readonly #size: number;
   readonly #unit: number;
 
   private constructor(
     guest: GuestImage,
-    parts: { old: FilePlan; next: FilePlan; room: ImageRoom; transfer: FileTransfer },
+    parts: { old: FilePlan; next: FilePlan; room: WatchedRoom; transfer: FileTransfer },
     concurrency: number,
   ) {
     const { clusterSize } = guest.image.geometry;
@@ -67,7 +67,7 @@ export class RebaseFiles {
     const inOld = FilePlan.of(old, clusterSize);
     const inNext = FilePlan.of(next, clusterSize);
     if (inOld === null || inNext === null) return null;
-    const room = new ImageRoom(guest);
+    const room = new WatchedRoom(guest);
     const transfer = new FileTransfer(
       { storage, room },
       clusterSize,
@@ -118,15 +118,13 @@ export class RebaseFiles {
   }
 }
 
-/** Clusters of an image in use: data comes before the entries that refer to it. */
-class ImageRoom implements TargetRoom {
-  readonly #guest: GuestImage;
-  readonly #room: ReservedRoom;
+/** Room that remembers what was used of it. */
+class WatchedRoom implements TargetRoom {
+  readonly #room: ImageRoom;
   #used = new RowTable(transferStride.placed);
 
   constructor(guest: GuestImage) {
-    this.#guest = guest;
-    this.#room = new ReservedRoom(guest);
+    this.#room = new ImageRoom(guest);
   }
 
   begin(): void {
@@ -139,9 +137,7 @@ class ImageRoom implements TargetRoom {
 
   async use(runs: Float64Array): Promise<void> {
     this.#used.append(runs);
-    this.#guest.image.committer.dataWritten();
     await this.#room.use(runs);
-    await this.#guest.image.committer.relieve();
   }
 
   giveBack(): void {

@@ -40,10 +40,10 @@ export class RowTable {
     this.#length += this.#stride;
   }
 
-  /** Adds 1 to a number of the last row. */
-  increment(column: number): void {
+  /** Adds to a number of the last row. */
+  increase(column: number, by: number): void {
     const at = this.#length - this.#stride + column;
-    this.#numbers[at] = (this.#numbers[at] ?? 0) + 1;
+    this.#numbers[at] = (this.#numbers[at] ?? 0) + by;
   }
 
   /** Adds rows of another table of the same kind. */

@@ -66,6 +66,6 @@ export class UnitRows {
       this.#end = Math.min(this.#start + this.#unit, this.#size);
       this.units.add(this.#start, this.#end - this.#start, 0);
     }
-    this.units.increment(2);
+    this.units.increase(2, 1);
   }
 }

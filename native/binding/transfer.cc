@@ -151,6 +151,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   plan.out = static_cast<int>(args.integer(0, "fdOut", 0, INT_MAX));
   plan.granularity = static_cast<size_t>(args.integer(5, "granularity", 1, kMaxBlock));
   const auto workers = static_cast<size_t>(args.integer(8, "workers", 1, kMaxWorkers));
+  plan.sparse = args.boolean(11, "sparse");
   if (args.failed()) return nullptr;
   const Span<double> files = args.doubles(1, "files");
   const Span<double> units = args.doubles(2, "units");

@@ -65,6 +65,12 @@ bool Transfer::fill(const TransferUnit& unit, PieceReader& reader, Desk& desk) {
 
 void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
   desk.runs.clear();
+  if (!plan_.sparse) {
+    for (const UnitRange& range : desk.covered) {
+      desk.runs.push_back({range.start, std::min(range.end, unit.length)});
+    }
+    return;
+  }
   for (const UnitRange& range : desk.covered) {
     bool in_zeros = true;
     for (size_t at = range.start; at < range.end; at += plan_.granularity) {

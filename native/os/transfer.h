@@ -1,5 +1,5 @@
-// Copies planned pieces of files into another file, without their zeros: what a conversion does for every
-// byte, done by several threads that share one plan.
+// Copies planned pieces of files into another file, without their zeros or with them: what a conversion or a commit
+// does for every byte, done by several threads that share one plan.
 #ifndef QCOW2_OS_TRANSFER_H_
 #define QCOW2_OS_TRANSFER_H_
 
@@ -44,8 +44,10 @@ enum class Placing : uint8_t {
 
 struct TransferPlan {
   int out;
-  // Zeros are left out in blocks of this size, counted from the beginning of each unit.
+  // Blocks of this size are counted from the beginning of each unit.
   size_t granularity;
+  // Whether blocks of zeros are left out. Else all blocks are written of which something was read.
+  bool sparse;
   std::vector<TransferUnit> units;
   std::vector<Piece> pieces;
   Placing placing;
@@ -85,7 +87,7 @@ class Transfer {
   struct Desk {
     MutableBytes data;
     MutableBytes streams;
-    // What was read, and what of that is no zeros: all begin with a block.
+    // What was read, and what of that is to be written: all begin with a block.
     std::vector<UnitRange> covered;
     std::vector<UnitRange> runs;
     // For each block of data its length as a stream, 0 where it gets no shorter.

@@ -180,7 +180,9 @@ describe('commit', () => {
     await qemuIo(top, ['write -P 200 1M 12M']);
     const before = await qemuContent(top);
     const disk = await open(top, { mode: 'r+', resolve: 'any' });
-    for (const limit of [1, 4, 8]) {
+    // Batches of a MiB, and pieces of one: a checkpoint or a pace needs them so small.
+    const ways = [{ checkpointBytes: MiB }, { bytesPerSecond: 2 ** 50 }];
+    for (const [limit, way] of [1, 4, 8].flatMap((each) => ways.map((options) => [each, options] as const))) {
       const controller = new AbortController();
       const reason = new Error('enough');
       let seen = 0;
@@ -188,7 +190,8 @@ describe('commit', () => {
         seen++;
         if (seen === limit) controller.abort(reason);
       };
-      await expect(disk.commit({ signal: controller.signal, onProgress })).rejects.toBe(reason);
+      const stopped = disk.commit({ signal: controller.signal, onProgress, ...way });
+      await expect(stopped).rejects.toBe(reason);
       expect((await contentOf(disk)).equals(before)).toBe(true);
       await disk.flush();
       await qemuImg(['check', '-U', '-f', 'qcow2', top]);

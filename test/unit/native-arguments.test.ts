@@ -35,7 +35,7 @@ const functions: [name: string, call: Call, right: Make][] = [
   [
     'transfer',
     plain('transfer'),
-    () => [0, none(), none(), none(), none(), 512, Buffer.alloc(1024), out(), 2, none(), none()],
+    () => [0, none(), none(), none(), none(), 512, Buffer.alloc(1024), out(), 2, none(), none(), true],
   ],
   ['writeScattered', plain('writeScattered'), () => [0, table(), Float64Array.of(0, 0), Buffer.alloc(1)]],
   [

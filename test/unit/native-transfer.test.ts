@@ -18,11 +18,12 @@ interface Plan {
   places?: number[][];
   granularity?: number;
   workers?: number;
+  sparse?: boolean;
 }
 
 /** Runs a plan from the file `in`, which pieces name by 0, into the file `out`. */
 async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number }> {
-  const { granularity = 4096, workers = 3, places = [] } = plan;
+  const { granularity = 4096, workers = 3, places = [], sparse = true } = plan;
   const from = openSync(path('in'), 'r');
   const to = openSync(path('out'), 'w');
   try {
@@ -40,6 +41,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
       workers,
       Float64Array.from(plan.compression ?? []),
       plan.area ?? new Float64Array(0),
+      sparse,
     );
     expect(work.length).toBe(workers);
     const settled = await Promise.allSettled(work);
