@@ -42,7 +42,7 @@ export interface Extent {
   type: ExtentType;
   /** Layer that decides this range: 0 is the disk itself, 1 its backing file, and so on. */
   depth: number;
-  /** For `data` (and `zero` with a reserved place): offset in the layer's file, bytes; null otherwise or when encrypted. */
+  /** For `data` (and what has a reserved place): offset in the layer's file, bytes; null otherwise or when encrypted. */
   hostOffset: number | null;
 }
 

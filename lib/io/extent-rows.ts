@@ -24,6 +24,9 @@ export const ExtentTypeIndex = {
   unallocated: 3,
 } as const satisfies Record<ExtentType, number>;
 
+/** The type of rows that are data to the image and lie in a hole of their file. Disks give none: see `operations/holes.ts`. */
+export const dataInHole = 4;
+
 /** Gathers rows, joining neighbours of one type and layer whose places, where they have any, are neighbours, too. */
 export class MergedRows {
   #rows = new Float64Array(64 * extentStride);

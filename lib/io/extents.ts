@@ -17,6 +17,17 @@ const typeOf: Record<RunKind, number> = {
   [RunKind.invalid]: -1,
 };
 
+/** Whether a kind of run has a place that is told: data, or space set aside. */
+const hasPlace: Record<RunKind, boolean> = {
+  [RunKind.unallocated]: false,
+  [RunKind.unallocatedInCluster]: true,
+  [RunKind.zero]: false,
+  [RunKind.zeroAllocated]: true,
+  [RunKind.data]: true,
+  [RunKind.compressed]: false,
+  [RunKind.invalid]: false,
+};
+
 /** The extents of guest bytes [start, end), merged, through the backing chain unless `layers` is `self`. */
 export async function* guestExtents(
   guest: GuestImage,
@@ -73,8 +84,7 @@ async function lookUp(
     await guest.image.mapping.visit(guestOffset(start), end, false, (kind, at, length, host, aux) => {
       if (kind === RunKind.invalid) damage ??= invalidRun(at, aux);
       if (damage !== undefined) return;
-      const isPlaced = isPlain && (kind === RunKind.data || kind === RunKind.zeroAllocated);
-      rows.add(at, length, typeOf[kind], 0, isPlaced ? host : -1);
+      rows.add(at, length, typeOf[kind], 0, isPlain && hasPlace[kind] ? host : -1);
     });
   } finally {
     unlock();

@@ -10,8 +10,11 @@ import {
 } from '../format/geometry.js';
 import { alignUp, toBytes } from '../format/units.js';
 import type { CipherNames } from '../io/encryption/algorithms.js';
+import { ExtentTypeIndex, extentStride } from '../io/extent-rows.js';
+import { extentRows } from '../io/extents.js';
 import type { CreateOptions, ImageFormat } from '../options.js';
 import { planLayout } from './create.js';
+import { withHoles } from './holes.js';
 import type { BitmapInfo, ImageInfo } from './info-report.js';
 
 /** What the new image will be like; the defaults are those of `create`. */
@@ -138,14 +141,17 @@ async function storedBytes(
   if (backing !== undefined) return all;
   let stored = 0;
   let countedTo = 0;
-  for await (const { start, length, type } of source.extents(signal === undefined ? {} : { signal })) {
-    onProgress?.({ done: start + length, total: source.size });
-    if (type !== 'data' && type !== 'compressed') continue;
-    const from = Math.max(countedTo, start - (start % clusterSize));
-    const to = alignUp(start + length, clusterSize);
-    if (to <= from) continue;
-    stored += to - from;
-    countedTo = to;
+  for await (const rows of withHoles(source, extentRows(source, signal === undefined ? {} : { signal }))) {
+    for (let i = 0; i < rows.length; i += extentStride) {
+      const [start = 0, length = 0, type] = rows.subarray(i, i + extentStride);
+      onProgress?.({ done: start + length, total: source.size });
+      if (type !== ExtentTypeIndex.data && type !== ExtentTypeIndex.compressed) continue;
+      const from = Math.max(countedTo, start - (start % clusterSize));
+      const to = alignUp(start + length, clusterSize);
+      if (to <= from) continue;
+      stored += to - from;
+      countedTo = to;
+    }
   }
   return stored;
 }

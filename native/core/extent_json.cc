@@ -45,6 +45,8 @@ void addFlags(Text& text, ExtentType type) {
       return text.add(", \"present\": true, \"zero\": true, \"data\": false");
     case ExtentType::unallocated:
       return text.add(", \"present\": false, \"zero\": true, \"data\": false");
+    case ExtentType::dataInHole:
+      return text.add(", \"present\": true, \"zero\": true, \"data\": true");
   }
 }
 
@@ -54,7 +56,7 @@ bool areExtents(Span<const double> extents) {
   if (extents.size() % kExtentStride != 0) return false;
   for (size_t at = 0; at < extents.size(); at += kExtentStride) {
     if (!isWhole(extents[at], 0, kSafe) || !isWhole(extents[at + 1], 0, kSafe) ||
-        !isWhole(extents[at + 2], 0, static_cast<double>(ExtentType::unallocated)) ||
+        !isWhole(extents[at + 2], 0, static_cast<double>(ExtentType::dataInHole)) ||
         !isWhole(extents[at + 3], 0, kMaxDepth) || !isWhole(extents[at + 4], -1, kSafe)) {
       return false;
     }

@@ -12,7 +12,8 @@ namespace qcow2 {
 // `ExtentColumn` of lib/io/extent-rows.ts.
 constexpr size_t kExtentStride = 5;
 
-enum class ExtentType : uint8_t { data = 0, compressed = 1, zero = 2, unallocated = 3 };
+// `dataInHole` is data to an image in a hole of its file.
+enum class ExtentType : uint8_t { data = 0, compressed = 1, zero = 2, unallocated = 3, dataInHole = 4 };
 
 // Bytes that the text of one extent has at most.
 constexpr size_t kMaxExtentJson = 192;

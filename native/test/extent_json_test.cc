@@ -17,7 +17,7 @@ using test::Memory;
 constexpr double kSafe = 9007199254740991;
 
 TEST(writesTheLargestExtentWithinItsRoom) {
-  for (int type = 0; type < 4; ++type) {
+  for (int type = 0; type < 5; ++type) {
     Memory<double> extent(kExtentStride);
     const double values[] = {kSafe, kSafe, static_cast<double>(type), 4294967295, kSafe};
     std::copy(std::begin(values), std::end(values), extent.view().data());

@@ -1,21 +1,39 @@
-/** `compare` and `measure`, held against the real qemu-img on the same images. */
+/** `compare`, `measure` and `map`, held against the real qemu-img on the same images. */
 import { prepareFixtures, sameOutput } from './same.js';
 
 prepareFixtures();
+
+const kinds =
+  'v2 zero odd data small extended compressed overlay sub/base sub/top onraw external rawexternal states dirty preallocated reserved'
+    .split(' ')
+    .map((name) => `${name}.qcow2`);
+
+const pairs = kinds.flatMap((kind) => [
+  `-s ${kind} ${kind}`,
+  ...['data.qcow2', 'overlay.qcow2', 'onraw.qcow2'].flatMap((other) => [
+    `${kind} ${other}`,
+    `-s ${kind} ${other}`,
+    `-s ${other} ${kind}`,
+  ]),
+]);
+const newImages = [
+  'cluster_size=512',
+  'cluster_size=2M',
+  'extended_l2=on',
+  'refcount_bits=1',
+  'preallocation=full',
+];
 
 sameOutput(
   'compare',
   `
   a
   a b c
-  data.qcow2 data.qcow2
   data.qcow2 compressed.qcow2
-  -s data.qcow2 compressed.qcow2
   data.qcow2 empty.qcow2
   empty.qcow2 data.qcow2
   -s data.qcow2 empty.qcow2
   -s empty.qcow2 data.qcow2
-  data.qcow2 overlay.qcow2
   -q data.qcow2 overlay.qcow2
   -p -q data.qcow2 data.qcow2
   small.qcow2 extended.qcow2
@@ -23,9 +41,7 @@ sameOutput(
   -s empty.qcow2 v2.qcow2
   v2.qcow2 empty.qcow2
   data.qcow2 v2.qcow2
-  v2.qcow2 data.qcow2
   zero.qcow2 empty.qcow2
-  zero.qcow2 data.qcow2
   zero.qcow2 zero.qcow2
   missing data.qcow2
   data.qcow2 missing
@@ -60,139 +76,7 @@ sameOutput(
   -s empty.qcow2 onraw.qcow2
   -s onraw.qcow2 empty.qcow2
   -s empty.qcow2 empty.qcow2
-  -s v2.qcow2 data.qcow2
-  -s data.qcow2 v2.qcow2
-  v2.qcow2 overlay.qcow2
-  -s v2.qcow2 overlay.qcow2
-  -s overlay.qcow2 v2.qcow2
-  v2.qcow2 onraw.qcow2
-  -s v2.qcow2 onraw.qcow2
-  -s onraw.qcow2 v2.qcow2
-  -s v2.qcow2 v2.qcow2
-  -s zero.qcow2 data.qcow2
-  -s data.qcow2 zero.qcow2
-  zero.qcow2 overlay.qcow2
-  -s zero.qcow2 overlay.qcow2
-  -s overlay.qcow2 zero.qcow2
-  zero.qcow2 onraw.qcow2
-  -s zero.qcow2 onraw.qcow2
-  -s onraw.qcow2 zero.qcow2
-  -s zero.qcow2 zero.qcow2
-  odd.qcow2 data.qcow2
-  -s odd.qcow2 data.qcow2
-  -s data.qcow2 odd.qcow2
-  odd.qcow2 overlay.qcow2
-  -s odd.qcow2 overlay.qcow2
-  -s overlay.qcow2 odd.qcow2
-  odd.qcow2 onraw.qcow2
-  -s odd.qcow2 onraw.qcow2
-  -s onraw.qcow2 odd.qcow2
-  -s odd.qcow2 odd.qcow2
-  -s data.qcow2 data.qcow2
-  -s data.qcow2 overlay.qcow2
-  -s overlay.qcow2 data.qcow2
-  data.qcow2 onraw.qcow2
-  -s data.qcow2 onraw.qcow2
-  -s onraw.qcow2 data.qcow2
-  small.qcow2 data.qcow2
-  -s small.qcow2 data.qcow2
-  -s data.qcow2 small.qcow2
-  small.qcow2 overlay.qcow2
-  -s small.qcow2 overlay.qcow2
-  -s overlay.qcow2 small.qcow2
-  small.qcow2 onraw.qcow2
-  -s small.qcow2 onraw.qcow2
-  -s onraw.qcow2 small.qcow2
-  -s small.qcow2 small.qcow2
-  extended.qcow2 data.qcow2
-  -s extended.qcow2 data.qcow2
-  -s data.qcow2 extended.qcow2
-  extended.qcow2 overlay.qcow2
-  -s extended.qcow2 overlay.qcow2
-  -s overlay.qcow2 extended.qcow2
-  extended.qcow2 onraw.qcow2
-  -s extended.qcow2 onraw.qcow2
-  -s onraw.qcow2 extended.qcow2
-  -s extended.qcow2 extended.qcow2
-  compressed.qcow2 data.qcow2
-  -s compressed.qcow2 data.qcow2
-  compressed.qcow2 overlay.qcow2
-  -s compressed.qcow2 overlay.qcow2
-  -s overlay.qcow2 compressed.qcow2
-  compressed.qcow2 onraw.qcow2
-  -s compressed.qcow2 onraw.qcow2
-  -s onraw.qcow2 compressed.qcow2
-  -s compressed.qcow2 compressed.qcow2
-  overlay.qcow2 data.qcow2
-  overlay.qcow2 overlay.qcow2
-  -s overlay.qcow2 overlay.qcow2
-  overlay.qcow2 onraw.qcow2
-  -s overlay.qcow2 onraw.qcow2
-  -s onraw.qcow2 overlay.qcow2
-  sub/base.qcow2 data.qcow2
-  -s sub/base.qcow2 data.qcow2
-  -s data.qcow2 sub/base.qcow2
-  sub/base.qcow2 overlay.qcow2
-  -s sub/base.qcow2 overlay.qcow2
-  -s overlay.qcow2 sub/base.qcow2
-  sub/base.qcow2 onraw.qcow2
-  -s sub/base.qcow2 onraw.qcow2
-  -s onraw.qcow2 sub/base.qcow2
-  -s sub/base.qcow2 sub/base.qcow2
-  sub/top.qcow2 data.qcow2
-  -s sub/top.qcow2 data.qcow2
-  -s data.qcow2 sub/top.qcow2
-  sub/top.qcow2 overlay.qcow2
-  -s sub/top.qcow2 overlay.qcow2
-  -s overlay.qcow2 sub/top.qcow2
-  sub/top.qcow2 onraw.qcow2
-  -s sub/top.qcow2 onraw.qcow2
-  -s onraw.qcow2 sub/top.qcow2
-  -s sub/top.qcow2 sub/top.qcow2
-  onraw.qcow2 data.qcow2
-  onraw.qcow2 overlay.qcow2
-  onraw.qcow2 onraw.qcow2
-  -s onraw.qcow2 onraw.qcow2
-  external.qcow2 data.qcow2
-  -s external.qcow2 data.qcow2
-  -s data.qcow2 external.qcow2
-  external.qcow2 overlay.qcow2
-  -s external.qcow2 overlay.qcow2
-  -s overlay.qcow2 external.qcow2
-  external.qcow2 onraw.qcow2
-  -s external.qcow2 onraw.qcow2
-  -s onraw.qcow2 external.qcow2
-  -s external.qcow2 external.qcow2
-  rawexternal.qcow2 data.qcow2
-  -s rawexternal.qcow2 data.qcow2
-  -s data.qcow2 rawexternal.qcow2
-  rawexternal.qcow2 overlay.qcow2
-  -s rawexternal.qcow2 overlay.qcow2
-  -s overlay.qcow2 rawexternal.qcow2
-  rawexternal.qcow2 onraw.qcow2
-  -s rawexternal.qcow2 onraw.qcow2
-  -s onraw.qcow2 rawexternal.qcow2
-  -s rawexternal.qcow2 rawexternal.qcow2
-  states.qcow2 data.qcow2
-  -s states.qcow2 data.qcow2
-  -s data.qcow2 states.qcow2
-  states.qcow2 overlay.qcow2
-  -s states.qcow2 overlay.qcow2
-  -s overlay.qcow2 states.qcow2
-  states.qcow2 onraw.qcow2
-  -s states.qcow2 onraw.qcow2
-  -s onraw.qcow2 states.qcow2
-  -s states.qcow2 states.qcow2
-  dirty.qcow2 data.qcow2
-  -s dirty.qcow2 data.qcow2
-  -s data.qcow2 dirty.qcow2
-  dirty.qcow2 overlay.qcow2
-  -s dirty.qcow2 overlay.qcow2
-  -s overlay.qcow2 dirty.qcow2
-  dirty.qcow2 onraw.qcow2
-  -s dirty.qcow2 onraw.qcow2
-  -s onraw.qcow2 dirty.qcow2
-  -s dirty.qcow2 dirty.qcow2
+  ${pairs.join('\n')}
 `,
 );
 
@@ -262,65 +146,13 @@ sameOutput(
   -O qcow2 -o , --size 1G
   -O qcow2 -l first sparse.raw
   -O qcow2 -l first external.qcow2
-  -O qcow2 -o cluster_size=512 v2.qcow2
-  -O qcow2 -o cluster_size=2M v2.qcow2
-  -O qcow2 -o extended_l2=on v2.qcow2
-  -O qcow2 -o refcount_bits=1 v2.qcow2
-  -O qcow2 -o preallocation=full v2.qcow2
-  -O qcow2 -o cluster_size=512 zero.qcow2
-  -O qcow2 -o cluster_size=2M zero.qcow2
-  -O qcow2 -o extended_l2=on zero.qcow2
-  -O qcow2 -o refcount_bits=1 zero.qcow2
-  -O qcow2 -o preallocation=full zero.qcow2
-  -O qcow2 -o cluster_size=512 odd.qcow2
-  -O qcow2 -o cluster_size=2M odd.qcow2
-  -O qcow2 -o extended_l2=on odd.qcow2
-  -O qcow2 -o refcount_bits=1 odd.qcow2
-  -O qcow2 -o preallocation=full odd.qcow2
-  -O qcow2 -o cluster_size=512 small.qcow2
-  -O qcow2 -o cluster_size=2M small.qcow2
-  -O qcow2 -o extended_l2=on small.qcow2
-  -O qcow2 -o refcount_bits=1 small.qcow2
-  -O qcow2 -o preallocation=full small.qcow2
-  -O qcow2 -o cluster_size=512 extended.qcow2
-  -O qcow2 -o cluster_size=2M extended.qcow2
-  -O qcow2 -o extended_l2=on extended.qcow2
-  -O qcow2 -o refcount_bits=1 extended.qcow2
-  -O qcow2 -o preallocation=full extended.qcow2
-  -O qcow2 -o cluster_size=512 compressed.qcow2
-  -O qcow2 -o cluster_size=2M compressed.qcow2
-  -O qcow2 -o extended_l2=on compressed.qcow2
-  -O qcow2 -o refcount_bits=1 compressed.qcow2
-  -O qcow2 -o preallocation=full compressed.qcow2
-  -O qcow2 -o cluster_size=512 sub/base.qcow2
-  -O qcow2 -o cluster_size=2M sub/base.qcow2
-  -O qcow2 -o extended_l2=on sub/base.qcow2
-  -O qcow2 -o refcount_bits=1 sub/base.qcow2
-  -O qcow2 -o preallocation=full sub/base.qcow2
-  -O qcow2 -o cluster_size=512 sub/top.qcow2
-  -O qcow2 -o cluster_size=2M sub/top.qcow2
-  -O qcow2 -o extended_l2=on sub/top.qcow2
-  -O qcow2 -o refcount_bits=1 sub/top.qcow2
-  -O qcow2 -o preallocation=full sub/top.qcow2
-  -O qcow2 -o cluster_size=2M onraw.qcow2
-  -O qcow2 -o extended_l2=on onraw.qcow2
-  -O qcow2 -o refcount_bits=1 onraw.qcow2
-  -O qcow2 -o preallocation=full onraw.qcow2
-  -O qcow2 -o cluster_size=512 external.qcow2
-  -O qcow2 -o cluster_size=2M external.qcow2
-  -O qcow2 -o extended_l2=on external.qcow2
-  -O qcow2 -o refcount_bits=1 external.qcow2
-  -O qcow2 -o preallocation=full external.qcow2
-  -O qcow2 -o preallocation=full rawexternal.qcow2
-  -O qcow2 -o cluster_size=512 dirty.qcow2
-  -O qcow2 -o cluster_size=2M dirty.qcow2
-  -O qcow2 -o extended_l2=on dirty.qcow2
-  -O qcow2 -o refcount_bits=1 dirty.qcow2
-  -O qcow2 -o preallocation=full dirty.qcow2
-  -O qcow2 -o cluster_size=512 corrupt.qcow2
-  -O qcow2 -o cluster_size=2M corrupt.qcow2
-  -O qcow2 -o extended_l2=on corrupt.qcow2
-  -O qcow2 -o refcount_bits=1 corrupt.qcow2
-  -O qcow2 -o preallocation=full corrupt.qcow2
+  ${newImages.flatMap((option) => kinds.map((kind) => `-O qcow2 -o ${option} ${kind}`)).join('\n')}
 `,
+);
+
+sameOutput(
+  'map',
+  ['', '--output=json', '--output=json -s 70k -l 1M', '-s 1000 -l 3M']
+    .flatMap((options) => kinds.map((kind) => `${options} ${kind}`))
+    .join('\n'),
 );

@@ -34,6 +34,10 @@ export function makeFixtures(): string {
   io('small.qcow2', 'write 0 10k', 'write 1M 3M', 'write 100k 1k');
   create('extended.qcow2', '8M', 'extended_l2=on,cluster_size=128k');
   io('extended.qcow2', 'write 0 4k', 'write 1M 300k', 'write -z 2M 12k');
+  create('preallocated.qcow2', '4M', 'preallocation=metadata');
+  io('preallocated.qcow2', 'write 64k 8k', 'write 1M 300k', 'write -z 2M 12k');
+  create('reserved.qcow2', '4M', 'preallocation=metadata,extended_l2=on,data_file=reserved.data');
+  io('reserved.qcow2', 'write 64k 8k', 'write -z 2M 12k');
   img('convert', '-c', '-O', 'qcow2', 'data.qcow2', 'compressed.qcow2');
   img('create', '-q', '-f', 'qcow2', '-b', 'data.qcow2', '-F', 'qcow2', 'overlay.qcow2');
   io('overlay.qcow2', 'write 30M 64k', 'write -z 0 128k');

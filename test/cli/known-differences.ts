@@ -77,13 +77,6 @@ const knownDifferences: readonly KnownDifference[] = [
       /inconsistencies were found/.test(theirs.stdout),
   },
   {
-    why: 'space set aside inside a cluster is not told where it shows nothing',
-    covers: (args, { theirs, ours }) =>
-      args[0] === 'map' &&
-      names(args, /extended/) &&
-      isDeepStrictEqual(withoutReserved(theirs.stdout), json(ours.stdout)),
-  },
-  {
     why: 'clusters are not preallocated over a backing file',
     covers: (_, { theirs, ours }) =>
       theirs.code === 0 && ours.code === 1 && /reallocated clusters would hide/.test(ours.stderr),
@@ -128,26 +121,6 @@ export function differences(args: readonly string[], comparison: Comparison): Di
   found.push(...files);
   if (found.length === 0 || knownDifferences.some(({ covers }) => covers(args, comparison))) return [];
   return found;
-}
-
-interface MapEntry {
-  start: number;
-  length: number;
-  data: boolean;
-  offset?: number;
-}
-
-/** A map whose entries without data have no places, and are one with their like. */
-function withoutReserved(text: string): unknown {
-  const merged: MapEntry[] = [];
-  for (const { start, length, offset, ...what } of json(text) as MapEntry[]) {
-    const entry = { start, length, ...what, ...(what.data && offset !== undefined ? { offset } : {}) };
-    const last = merged.at(-1);
-    if (last === undefined || what.data || !isDeepStrictEqual({ ...last, start, length }, entry))
-      merged.push(entry);
-    else last.length += length;
-  }
-  return merged;
 }
 
 function json(text: string): unknown {

@@ -13,7 +13,7 @@ interface CommandTable {
 const images: Pool = [
   'empty.qcow2', 'data.qcow2', 'small.qcow2', 'extended.qcow2', 'compressed.qcow2', 'overlay.qcow2', 'states.qcow2',
   'sparse.raw', 'v2.qcow2', 'zero.qcow2', 'odd.qcow2', 'onraw.qcow2', 'external.qcow2', 'rawexternal.qcow2',
-  'sub/top.qcow2', 'leak.qcow2',
+  'sub/top.qcow2', 'leak.qcow2', 'preallocated.qcow2', 'reserved.qcow2',
 ]; // prettier-ignore
 const oddFiles: Pool = [
   'orphan.qcow2', 'dirty.qcow2', 'corrupt.qcow2', 'cut.qcow2', 'shared.qcow2', 'nothing.qcow2', 'text.raw',

@@ -6,6 +6,7 @@ import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import { extentRows, type Disk } from '../../index.js';
+import { withHoles } from '../../operations/holes.js';
 import { spec } from '../specs/map.js';
 import type { Output } from '../output.js';
 import { outputFormat } from '../output-format.js';
@@ -69,7 +70,7 @@ async function* wholeExtents(disk: Disk, start: bigint, length: bigint | null): 
   const whole = BigInt(wholeSectors(disk.size));
   const end = length === null || start + length > whole ? whole : start + length;
   const dataEnd = end < BigInt(disk.size) ? end : BigInt(disk.size);
-  if (start < dataEnd) yield* extentRows(disk, { start, length: dataEnd - start });
+  if (start < dataEnd) yield* withHoles(disk, extentRows(disk, { start, length: dataEnd - start }));
   if (start < end && disk.size < end) {
     const from = Math.max(disk.size, Number(start));
     yield zeroRow(from, Number(end) - from);

@@ -1,0 +1,122 @@
+/**
+ * Clusters that are mapped to data and lie in holes of their file: preallocated ones, which read as zeros though no table says
+ * so. They are looked for as QEMU does: in images of which clearly less is stored than their refcounts count.
+ */
+import { Qcow2Error } from '../errors.js';
+import type { GuestImage } from '../io/guest-image.js';
+import { dataInHole, ExtentTypeIndex, extentStride, MergedRows } from '../io/extent-rows.js';
+import type { Image } from '../metadata/image.js';
+import type { Storage } from '../storage/storage.js';
+import { layersOf } from './layers.js';
+
+/** Clusters whose refcounts are looked at, and at once; images with more are taken to be full. */
+const maxClusters = 2 ** 26;
+const clustersAtOnce = 2 ** 20;
+/** Stretches of data that are remembered of a file; one with more is taken to be full. */
+const maxStretches = 2 ** 20;
+
+/** Rows of a disk's extents, with what lies in holes divided from other data, as {@link dataInHole}. */
+export async function* withHoles(
+  disk: object,
+  rows: AsyncIterable<Float64Array>,
+): AsyncGenerator<Float64Array> {
+  const files: (FileHoles | null)[] = [];
+  for (const { guest } of layersOf(disk)) files.push(guest === null ? null : await holesOf(guest));
+  if (files.every((holes) => holes === null)) {
+    yield* rows;
+    return;
+  }
+  const divided = new MergedRows();
+  for await (const part of rows) {
+    for (let at = 0; at < part.length; at += extentStride)
+      divide(part.subarray(at, at + extentStride), files, divided);
+    yield divided.take();
+  }
+  yield divided.takeAll();
+}
+
+function divide(row: Float64Array, files: readonly (FileHoles | null)[], divided: MergedRows): void {
+  const [start = 0, length = 0, type = 0, depth = 0, place = -1] = row;
+  const holes = files[depth] ?? null;
+  if (holes === null || type !== ExtentTypeIndex.data || place < 0) {
+    divided.add(start, length, type, depth, place);
+    return;
+  }
+  for (let done = 0; done < length;) {
+    const { isHole, end } = holes.at(place + done);
+    const stop = Math.min(length, end - place);
+    divided.add(start + done, stop - done, isHole ? dataInHole : type, depth, place + done);
+    done = stop;
+  }
+}
+
+/** The holes of the file that holds an image's data; null where there are none to be looked for. */
+async function holesOf({ image, cipher }: GuestImage): Promise<FileHoles | null> {
+  if (cipher !== null || !(await isPreallocated(image))) return null;
+  return FileHoles.of(image.dataStorage);
+}
+
+/** Whether less of the file is stored than is in use, by more than a tenth and by two clusters. */
+async function isPreallocated({ storage, refcounts, geometry }: Image): Promise<boolean> {
+  const stored = await storage.allocatedSize?.();
+  if (stored === undefined) return false;
+  const storedClusters = Math.floor(stored / geometry.clusterSize);
+  const enough = Math.max(Math.floor((storedClusters * 10) / 9), storedClusters + 2);
+  const fileClusters = Math.ceil((await storage.size()) / geometry.clusterSize);
+  const end = Math.min(fileClusters, refcounts.capacity, maxClusters);
+  try {
+    let used = 0;
+    for (let at = 0; at < end && used < enough && used + end - at >= enough; at += clustersAtOnce) {
+      used += await refcounts.countUsed(at, Math.min(end, at + clustersAtOnce));
+    }
+    return used >= enough;
+  } catch (error) {
+    // What the refcounts say cannot be told; that is for `check` to report.
+    if (error instanceof Qcow2Error) return false;
+    throw error;
+  }
+}
+
+class FileHoles {
+  /** Where data begins and ends, in turns and in order. */
+  readonly #edges: Float64Array;
+  /** Where the last answer was: the next one is near. */
+  #near = 0;
+
+  private constructor(edges: Float64Array) {
+    this.#edges = edges;
+  }
+
+  /** Looks once through the whole file; null where the file system does not tell, or there are too many. */
+  static async of(storage: Storage): Promise<FileHoles | null> {
+    if (storage.nextData === undefined || storage.nextHole === undefined) return null;
+    const edges: number[] = [];
+    for (let at = await storage.nextData(0); at !== null;) {
+      const hole = Math.max(await storage.nextHole(at), at + 1);
+      edges.push(at, hole);
+      if (edges.length > 2 * maxStretches) return null;
+      at = await storage.nextData(hole);
+    }
+    return new FileHoles(Float64Array.from(edges));
+  }
+
+  /** Whether a byte is in a hole, and where what it is in ends. */
+  at(offset: number): { isHole: boolean; end: number } {
+    const edges = this.#edges;
+    const count = this.#near;
+    const isNear = (edges[count - 1] ?? 0) <= offset && offset < (edges[count] ?? Infinity);
+    if (!isNear) this.#near = this.#edgesUpTo(offset);
+    return { isHole: this.#near % 2 === 0, end: edges[this.#near] ?? Infinity };
+  }
+
+  /** How many edges are at or before an offset. */
+  #edgesUpTo(offset: number): number {
+    let [low, high] = [0, this.#edges.length];
+    while (low < high) {
+      const middle = (low + high) >>> 1;
+      if ((this.#edges[middle] ?? Infinity) <= offset) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+}
