@@ -212,7 +212,7 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
 describe('arguments that do not go together', () => {
   it.each([
     ['half a row', [0, 512, 0]],
-    ['a type that there is not', [0, 512, 4, 0, -1]],
+    ['a type that there is not', [0, 512, 5, 0, -1]],
     ['half a byte', [0, 0.5, 0, 0, -1]],
     ['what is no number', [0, 512, 0, NaN, -1]],
     ['a negative start', [-1, 512, 0, 0, -1]],
