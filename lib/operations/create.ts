@@ -110,8 +110,10 @@ function refuseConflicts(
   if (version === 2 && preallocation !== 'off' && encryption !== undefined) {
     throw conflict('preallocated clusters of an encrypted image read as zeros only in version 3');
   }
-  if (preallocation !== 'off' && backing !== undefined) {
-    throw conflict('preallocated clusters would hide the backing file');
+  if (preallocation !== 'off' && backing !== undefined && !wanted.extendedL2) {
+    throw conflict(
+      'preallocated clusters would hide the backing file; with extended L2 entries they need not',
+    );
   }
   if (backing === undefined) return;
   const length = encodeName(backing.name).length;

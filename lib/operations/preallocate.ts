@@ -16,6 +16,12 @@ const maxTableBytes = 8 * 1024 * 1024;
 
 export type Preallocation = 'off' | 'metadata' | 'falloc' | 'full';
 
+/**
+ * What the entries say of the clusters: data, which reads as zeros; zeros, whatever is in the clusters; or, with extended L2
+ * entries, nothing, so that a backing file shows.
+ */
+export type PreallocatedAs = 'data' | 'zero' | 'nothing';
+
 /** Guest bytes and the clusters they got. */
 interface Placed {
   readonly at: number;
@@ -24,7 +30,7 @@ interface Placed {
 }
 
 /**
- * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that read as zeros. `start` is a multiple of
+ * Maps guest bytes [start, end), which nothing is mapped to yet, to clusters that hold zeros. `start` is a multiple of
  * the cluster size. The caller holds the exclusive lock on the range.
  * @throws the signal's reason, with a part of the range mapped
  */
@@ -34,11 +40,14 @@ export async function preallocate(
   end: number,
   mode: Exclude<Preallocation, 'off'>,
   { signal, onProgress }: PartedJob,
+  as: PreallocatedAs = 'data',
 ): Promise<void> {
   const { image } = guest;
   const { clusterSize, l2Coverage } = image.geometry;
   const fileEnd = await image.dataStorage.size();
-  const tables = new NewTables(guest);
+  // The zeros in the file would be decrypted to noise.
+  const entries = as === 'data' && guest.cipher !== null ? 'zero' : as;
+  const tables = new NewTables(guest, entries);
   let highest = 0;
   const stop = alignUp(end, clusterSize);
   try {
@@ -56,7 +65,7 @@ export async function preallocate(
         await prepare(image.dataStorage, placed, mode, fileEnd);
         highest = Math.max(highest, placed.host + placed.length);
         if (isNew) tables.map(placed);
-        else await mapIn(guest, placed);
+        else await mapIn(guest, placed, entries);
         at += placed.length;
       }
       if (isNew) await tables.end();
@@ -91,25 +100,29 @@ async function prepare(
 }
 
 /** Maps what was placed in the range of an L2 table that is there. */
-function mapIn(guest: GuestImage, { at, host, length }: Placed): Promise<void> {
+function mapIn(guest: GuestImage, { at, host, length }: Placed, as: PreallocatedAs): Promise<void> {
   const { mapping, allocator, committer } = guest.image;
   return mapping.modify(guestOffset(at), length, allocator, committer, (table, from, bytes, guestAt) =>
-    setEntries(guest, table, from, bytes, host + (guestAt - at)),
+    setEntries(guest, table, from, bytes, host + (guestAt - at), as),
   );
 }
 
 function setEntries(
-  { image, cipher }: GuestImage,
+  { image }: GuestImage,
   table: Uint8Array,
   from: number,
   bytes: number,
   host: number,
+  as: PreallocatedAs,
 ): void {
   const { l2Flags } = image.mapping;
-  const { clusterBits } = image.geometry;
+  const { clusterBits, clusterSize, l2EntrySize } = image.geometry;
   native.l2SetData(table, l2Flags, clusterBits, from, bytes, host);
-  // The zeros in the file would be decrypted to noise.
-  if (cipher !== null) native.l2SetZero(table, l2Flags, clusterBits, from, bytes, true);
+  if (as === 'zero') native.l2SetZero(table, l2Flags, clusterBits, from, bytes, true);
+  if (as !== 'nothing') return;
+  // The second half of an entry has the states of the subclusters.
+  const [first, end] = [from / clusterSize, (from + bytes) / clusterSize];
+  for (let i = first; i < end; i++) table.fill(0, i * l2EntrySize + l2EntrySize / 2, (i + 1) * l2EntrySize);
 }
 
 interface NewTable {
@@ -125,12 +138,14 @@ interface NewTable {
  */
 class NewTables {
   readonly #guest: GuestImage;
+  readonly #as: PreallocatedAs;
   readonly #spare: Uint8Array[] = [];
   #present: NewTable | undefined;
   #inFlight = new InFlight();
 
-  constructor(guest: GuestImage) {
+  constructor(guest: GuestImage, as: PreallocatedAs) {
     this.#guest = guest;
+    this.#as = as;
   }
 
   /** Begins the table for guest offset `at`, which has none. */
@@ -145,7 +160,7 @@ class NewTables {
   map(placed: Placed): void {
     if (this.#present === undefined) return;
     const from = placed.at % this.#guest.image.geometry.l2Coverage;
-    setEntries(this.#guest, this.#present.bytes, from, placed.length, placed.host);
+    setEntries(this.#guest, this.#present.bytes, from, placed.length, placed.host, this.#as);
     this.#present.placed.push(placed);
   }
 

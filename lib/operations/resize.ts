@@ -11,7 +11,7 @@ import type { CheckProgress } from './check-reader.js';
 import { JobParts, type PartedJob } from './job-parts.js';
 import { growL1 } from './l1-table.js';
 import { refuseLowRefcounts } from './low-refcounts.js';
-import { preallocate, type Preallocation } from './preallocate.js';
+import { preallocate, type PreallocatedAs, type Preallocation } from './preallocate.js';
 import { countTree, dropTree, type SnapshotTree } from './snapshot-tree.js';
 import { trimFile } from './trim-file.js';
 
@@ -23,8 +23,13 @@ export interface ResizeOptions extends PartedJob {
   preallocation?: Preallocation;
 }
 
+interface GrowOptions extends ResizeOptions {
+  /** Of a new image with extended L2 entries: preallocated clusters let a backing file show. */
+  showsBelow?: boolean;
+}
+
 /** Resizes to `size` bytes. The caller holds no lock. */
-export async function resizeGuest(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
+export async function resizeGuest(guest: GuestImage, size: number, options: GrowOptions): Promise<void> {
   const { header } = guest.image;
   refuseUnresizable(guest, size, options);
   if (size < header.size && options.shrink !== true) await refuseDataLoss(guest, size, options);
@@ -60,15 +65,6 @@ function refuseUnresizable(guest: GuestImage, size: number, { preallocation = 'o
       { feature: 'preallocation' },
     );
   }
-  if (guest.backing !== null) {
-    throw new Qcow2Error(
-      'ERR_QCOW2_CONFLICT',
-      'Preallocated clusters would hide the backing file; use no preallocation',
-      {
-        feature: 'preallocation',
-      },
-    );
-  }
 }
 
 async function refuseDataLoss(guest: GuestImage, size: number, { signal }: ResizeOptions): Promise<void> {
@@ -83,7 +79,7 @@ async function refuseDataLoss(guest: GuestImage, size: number, { signal }: Resiz
   }
 }
 
-async function grow(guest: GuestImage, size: number, options: ResizeOptions): Promise<void> {
+async function grow(guest: GuestImage, size: number, options: GrowOptions): Promise<void> {
   const { image } = guest;
   const { preallocation = 'off' } = options;
   const old = image.header.size;
@@ -94,12 +90,12 @@ async function grow(guest: GuestImage, size: number, options: ResizeOptions): Pr
   await zeroLocked(guest, old, lastClusterEnd, { punch: false });
   // A shrink that was cut short by a crash leaves entries past the end.
   await forget(guest, alignUp(old, clusterSize), alignUp(size, clusterSize));
-  if (guest.backing !== null) {
-    await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
-  }
   const isRaw = hasFeature(image.header, 'rawExternal');
   // What others write to a raw data file shows only where the disk has its clusters.
   const mode = isRaw && preallocation === 'off' ? 'metadata' : preallocation;
+  if (guest.backing !== null && mode === 'off') {
+    await zeroLocked(guest, lastClusterEnd, Math.min(size, guest.backing.size), { punch: false });
+  }
   if (mode !== 'off') await preallocateOrForget(guest, size, mode, options);
   // A raw data file is the disk, so it ends where the disk does.
   if (isRaw || (image.hasDataFile && (await image.dataStorage.size()) < size)) {
@@ -116,7 +112,7 @@ async function preallocateOrForget(
   guest: GuestImage,
   size: number,
   mode: Exclude<Preallocation, 'off'>,
-  options: ResizeOptions,
+  options: GrowOptions,
 ): Promise<void> {
   const { image } = guest;
   const { clusterSize } = image.geometry;
@@ -129,7 +125,7 @@ async function preallocateOrForget(
     ...(onProgress && { onProgress: ({ done }) => onProgress({ done: Math.min(done, total), total }) }),
   };
   try {
-    await preallocate(guest, start, size, mode, job);
+    await preallocate(guest, start, size, mode, job, preallocatedAs(guest, mode, options));
   } catch (error) {
     if (image.committer.isSound) {
       await forget(guest, start, alignUp(size, clusterSize));
@@ -137,6 +133,17 @@ async function preallocateOrForget(
     }
     throw error;
   }
+}
+
+/** The zeros that hide the rest of a longer backing disk are said to be zeros where no space is reserved for them. */
+function preallocatedAs(
+  { backing, image }: GuestImage,
+  mode: Preallocation,
+  { showsBelow = false }: GrowOptions,
+): PreallocatedAs {
+  if (showsBelow) return 'nothing';
+  const hides = backing !== null && backing.size > image.header.size;
+  return hides && image.header.version >= 3 && (mode === 'metadata' || image.hasDataFile) ? 'zero' : 'data';
 }
 
 /**

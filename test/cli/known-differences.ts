@@ -77,11 +77,6 @@ const knownDifferences: readonly KnownDifference[] = [
       /inconsistencies were found/.test(theirs.stdout),
   },
   {
-    why: 'clusters are not preallocated over a backing file',
-    covers: (_, { theirs, ours }) =>
-      theirs.code === 0 && ours.code === 1 && /reallocated clusters would hide/.test(ours.stderr),
-  },
-  {
     why: 'amend finds contradictions before it begins, so that no progress is shown',
     covers: (args, { theirs, ours }) =>
       args[0] === 'amend' &&

@@ -61,6 +61,8 @@ const same = linesOf(`
   qcow2 -b ../base.qcow2 -F qcow2 -o cluster_size=512,compat=0.10 image
   qcow2 -b ../base.qcow2 -F qcow2 -o extended_l2=on,lazy_refcounts=on,refcount_bits=8 image
   qcow2 -b ../base.qcow2 -F qcow2 -o data_file=data image
+  qcow2 -b ../base.qcow2 -F qcow2 -o extended_l2=on,preallocation=metadata image
+  qcow2 -b ../base.raw -F raw -o extended_l2=on,preallocation=metadata,cluster_size=16k image 9M
   qcow2 -u -b nämé,with;signs -F qcow2 image 1M
   qcow2 -u -b nbd://localhost/a-name-that-is-longer-than-the-others -F raw image 1M
   qcow2 -o preallocation=off image 4M
