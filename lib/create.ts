@@ -80,7 +80,10 @@ async function writeNewImage(
   const encryption = await writeEncryption(image, layout);
   const cipher = encryption === null ? null : lockedData('host');
   const showsBelow = layout.options.backing !== undefined;
-  await resizeGuest(makeGuest(image, null, cipher), size, { preallocation: layout.preallocation, showsBelow });
+  await resizeGuest(makeGuest(image, null, cipher), size, {
+    preallocation: layout.preallocation,
+    showsBelow,
+  });
   if (dataStorage !== null && (await dataStorage.size()) < size) await dataStorage.truncate(size);
   await writeFinalHeader(image, layout, encryption);
 }

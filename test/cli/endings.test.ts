@@ -7,6 +7,7 @@ import { open } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { create } from '../../lib/index.js';
 import { mainScript, makeDirectory, qcow2, removeDirectories, tool } from './run.js';
 
 let directory: string;
@@ -17,13 +18,10 @@ afterAll(() => removeDirectories(directory));
 
 describe('the program', () => {
   it('ends without a word when its reader goes away', async () => {
-    tool(
-      'qemu-img',
-      ['create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512', 'stripes.qcow2', '16M'],
-      directory,
-    );
-    const writes = Array.from({ length: 4000 }, (_, index) => ['-c', `write ${index * 4096} 512`]);
-    tool('qemu-io', [...writes.flat(), 'stripes.qcow2'], directory);
+    // More than a pipe holds: the program has to notice while it prints.
+    const stripes = await create(join(directory, 'stripes.qcow2'), 16 * 2 ** 20, { clusterSize: 512 });
+    for (let at = 0; at < stripes.size; at += 4096) await stripes.write(Buffer.alloc(512, 1), at);
+    await stripes.close();
 
     const args = [mainScript, 'map', '--output=json', join(directory, 'stripes.qcow2')];
     const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'] });
@@ -35,6 +33,33 @@ describe('the program', () => {
     expect(complaints).toBe('');
     expect(code).toBe(141);
   });
+
+  it.each(['rebase -p -b lower.qcow2 -F qcow2 upper.qcow2', 'amend -p -o refcount_bits=8 upper.qcow2'])(
+    'leaves a valid image when nobody reads the progress of %s',
+    async (line) => {
+      for (const [name, pattern] of [
+        ['lower', 1],
+        ['other', 2],
+      ] as const) {
+        const image = await create(join(directory, `${name}.qcow2`), 2 ** 22);
+        await image.write(Buffer.alloc(2 ** 21, pattern), 0);
+        await image.close();
+      }
+      const upper = ['-b', 'other.qcow2', '-F', 'qcow2', 'upper.qcow2'];
+      tool('qemu-img', ['create', '-q', '-f', 'qcow2', ...upper], directory);
+      tool('qemu-io', ['-c', 'write -P 7 1M 64k', 'upper.qcow2'], directory);
+      tool('qemu-img', ['convert', '-O', 'raw', 'upper.qcow2', 'upper.raw'], directory);
+      const args = [mainScript, ...line.split(' ')];
+      const child = spawn(process.execPath, args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
+      child.stdout.destroy();
+      let complaints = '';
+      child.stderr.on('data', (data: Buffer) => (complaints += data.toString()));
+      const [code] = (await once(child, 'close')) as [number | null];
+      expect({ code, complaints }).toEqual({ code: 141, complaints: '' });
+      expect(tool('qemu-img', ['compare', 'upper.qcow2', 'upper.raw'], directory)).toContain('identical');
+      tool('qemu-img', ['check', '-q', 'upper.qcow2'], directory);
+    },
+  );
 
   it.each(['SIGINT', 'SIGTERM'] as const)('takes away its half-written output after %s', async (signal) => {
     const target = join(directory, `target-${signal}`);

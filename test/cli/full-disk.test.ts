@@ -16,6 +16,11 @@ beforeAll(() => {
   img('create', '-q', '-f', 'qcow2', 'base.qcow2', '64M');
   img('create', '-q', '-f', 'qcow2', '-b', 'base.qcow2', '-F', 'qcow2', 'top.qcow2');
   tool('qemu-io', ['-c', 'write -P 7 0 4M', 'top.qcow2'], fixtures);
+  // More of its own than fits on the disk below: what differs is copied up.
+  img('create', '-q', '-f', 'qcow2', '-b', 'top.qcow2', '-F', 'qcow2', 'low.qcow2', '4M');
+  // Refcounts of 64 bits take eight times the blocks.
+  img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512,refcount_bits=1', 'tight.qcow2', '64M');
+  tool('qemu-io', ['-c', 'write 0 1000k', 'tight.qcow2'], fixtures);
   execFileSync(process.execPath, [mainScript, 'dehydrate', 'data.qcow2', 'data.dehydrated'], {
     cwd: fixtures,
   });
@@ -23,10 +28,14 @@ beforeAll(() => {
 });
 afterAll(() => removeDirectories(fixtures, directory));
 
-/** Runs the program where no file may get larger than 1 MiB, which fails a write as a full disk does. */
-function runConfined(args: readonly string[], input?: string): { code: number | null; stderr: string } {
+/** Runs the program where no file may get larger than 1 MiB, or so many KiB, which fails a write as a full disk does. */
+function runConfined(
+  args: readonly string[],
+  input?: string,
+  limit = 1024,
+): { code: number | null; stderr: string } {
   const stdin = input === undefined ? null : openSync(join(directory, input), 'r');
-  const confined = 'trap "" XFSZ; ulimit -f 1024; exec "$@"';
+  const confined = `trap "" XFSZ; ulimit -f ${limit}; exec "$@"`;
   const { status, stderr } = spawnSync(
     'bash',
     ['-c', confined, 'bash', process.execPath, mainScript, ...args],
@@ -57,23 +66,34 @@ describe('a disk without room', () => {
     expect(existsSync(join(directory, 'out'))).toBe(false);
   });
 
+  it('is told by dehydrate, which leaves no file', () => {
+    const { code, stderr } = runConfined(['dehydrate', 'data.qcow2', 'out'], undefined, 0);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^qcow2: .*File too large\n$/);
+    expect(existsSync(join(directory, 'out'))).toBe(false);
+  });
+
   it.each([
     ['commit top.qcow2', undefined, 'top.qcow2'],
     ['write base.qcow2 0', 'data.raw', 'base.qcow2'],
     ['resize --preallocation=full base.qcow2 80M', undefined, 'base.qcow2'],
     ['snapshot -c state top.qcow2', undefined, 'top.qcow2'],
+    ['rebase -b data.qcow2 -F qcow2 low.qcow2', undefined, 'low.qcow2'],
+    ['amend -o refcount_bits=64 tight.qcow2', undefined, 'tight.qcow2'],
   ])('is told by %s, which leaves no damage', (line, input, image) => {
     const { code, stderr } = runConfined(line.split(' '), input);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^qcow2: .*File too large\n$/);
-    for (const file of ['base.qcow2', 'top.qcow2']) {
+    for (const file of ['base.qcow2', 'top.qcow2', 'low.qcow2', 'tight.qcow2']) {
       // Leaks are no damage.
       const { status } = spawnSync('qemu-img', ['check', '-q', file], { cwd: directory });
       expect([0, 3]).toContain(status);
     }
     const before = tool('qemu-img', ['compare', join(fixtures, 'top.qcow2'), 'top.qcow2'], directory);
     expect(before).toContain('identical');
-    expect(existsSync(join(directory, image))).toBe(true);
+    const content = tool('qemu-img', ['compare', join(fixtures, image), image], directory);
+    // What a write had written before is no other's.
+    if (!line.startsWith('write')) expect(content).toContain('identical');
   });
 
   it('says that an image that was there is incomplete now', () => {

@@ -1,9 +1,11 @@
 /** What a person at a terminal sees more than a script does: colour, and a bar while work goes on. */
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { Sink } from '../../lib/cli/output.js';
 import { ProgressBar } from '../../lib/cli/progress-bar.js';
 import { runProgram } from '../../lib/cli/program.js';
 import { Terminal } from '../../lib/cli/terminal.js';
+import { create } from '../../lib/index.js';
+import { withTempDir } from '../support/temp-dir.js';
 
 class Screen implements Sink {
   text = '';
@@ -48,6 +50,34 @@ describe('the bar', () => {
     bar.update({ done: 1, total: 1 });
     bar.end();
     expect(screen.text).toBe('');
+  });
+});
+
+describe('a command that takes long', () => {
+  afterEach(() => vi.restoreAllMocks());
+
+  it.each([
+    'measure -O qcow2 DISK',
+    'dd if=DISK of=OUT',
+    'discard DISK 0 1M',
+    'compare DISK DISK',
+    'check DISK',
+  ])('shows a bar: %s', async (line) => {
+    await withTempDir(async (path) => {
+      const disk = await create(path('disk'), 2 ** 20);
+      await disk.write(Buffer.alloc(2 ** 18, 1), 0);
+      await disk.close();
+      // Each look at the clock is half a second after the one before.
+      let now = 0;
+      vi.spyOn(performance, 'now').mockImplementation(() => (now += 500));
+      const [stdout, stderr] = [new Screen(false), new Screen()];
+      const words = line
+        .split(' ')
+        .map((word) => word.replace('DISK', path('disk')).replace('OUT', path('out')));
+      expect(await runProgram(words, { program: 'qcow2', stdout, stderr })).toBe(0);
+      expect(stderr.text).toMatch(/\d % \[[#.]{30}\]/);
+      expect(stdout.text).not.toContain('%]');
+    });
   });
 });
 

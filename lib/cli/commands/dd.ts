@@ -10,6 +10,7 @@ import { convert, ConcatenatedDisk, DiskSlice } from '../../index.js';
 import type { Disk } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import type { ImageFormat } from '../../options.js';
+import { withProgress } from '../progress.js';
 import { parseSize, sizeArgument, wholeSectors } from '../sizes.js';
 import { spec } from '../specs/dd.js';
 import { writingTo } from '../unfinished.js';
@@ -25,9 +26,16 @@ export async function run(words: readonly string[], context: Context): Promise<n
     const format = outputFormat(request);
     const path = localPath(output);
     const part = partOf(disk, request, context);
-    await interruptible((signal) =>
-      writingTo(path, context.complain, () =>
-        convert(part, path, { targetFormat: format, durable: false, signal }),
+    await withProgress({}, context, (progress) =>
+      interruptible((signal) =>
+        writingTo(path, context.complain, () =>
+          convert(part, path, {
+            targetFormat: format,
+            durable: false,
+            signal,
+            ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
+          }),
+        ),
       ),
     ).catch((error: unknown) => {
       throw copyFailure(error, output, path);

@@ -2,11 +2,13 @@
 import type { Context } from '../context.js';
 import { measureOptions } from '../create-options.js';
 import { hasCode } from '../../errors.js';
-import { failure, reasonOf } from '../error-text.js';
+import { explained } from '../error-text.js';
 import { Failure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { measure } from '../../index.js';
+import { interruptible } from '../interrupt.js';
+import { withProgress } from '../progress.js';
 import type { Measurement } from '../../index.js';
 import { isQcow2 } from '../is-qcow2.js';
 import { toJson } from '../json.js';
@@ -98,12 +100,20 @@ async function measureDisk(
   const values = listedOptions(request.newImage, format, context);
   const options = format === 'raw' ? { format } : measureOptions(values, request.images.secrets);
   try {
-    return await measure(source, options);
+    return await withProgress({}, context, (progress) =>
+      interruptible((signal) =>
+        measure(source, {
+          ...options,
+          signal,
+          ...(progress === null ? {} : { onProgress: (state) => progress.update(state) }),
+        }),
+      ),
+    );
   } catch (error) {
     const isTooLarge = hasCode(error, 'ERR_QCOW2_LIMIT') || error instanceof RangeError;
     if (isTooLarge)
       throw new Failure('The image size is too large (try using a larger cluster size)', { cause: error });
-    throw failure('', reasonOf(error, { name: request.file ?? '' }), error);
+    throw explained('', error, { name: request.file ?? '' });
   }
 }
 
