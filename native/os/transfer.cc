@@ -20,12 +20,6 @@ TransferPlan inOrder(TransferPlan plan) {
   return plan;
 }
 
-// Whether anything is decoded or compressed.
-bool hasCodecWork(const TransferPlan& plan) {
-  const auto isCompressed = [](const Piece& piece) { return piece.cluster_size != 0; };
-  return plan.placing == Placing::kCompressed || std::any_of(plan.pieces.begin(), plan.pieces.end(), isCompressed);
-}
-
 size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / block * block; }
 
 }  // namespace
@@ -33,7 +27,6 @@ size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / 
 Transfer::Transfer(TransferPlan plan)
     : plan_(inOrder(std::move(plan))),
       reserves_(gainsFromReserving(plan_.out)),
-      reckons_(hasCodecWork(plan_)),
       places_(plan_.places, static_cast<int64_t>(plan_.granularity), plan_.area, plan_.limits) {}
 
 void Transfer::run(MutableBytes buffer, MutableBytes streams, CodecContext& codec) {
@@ -182,10 +175,9 @@ void Transfer::note(const Placed& placed) {
 }
 
 bool Transfer::store(const Desk& desk) {
-  // Linux lets one thread at a time write into a file, and the others wait without rest, which is the quickest way where all
-  // only copy. Where they have something to reckon they sleep, so that another can do it meanwhile.
-  std::unique_lock<std::mutex> guard(writing_, std::defer_lock);
-  if (reckons_) guard.lock();
+  // Linux lets one thread at a time write into a file, and the others wait without rest: here they sleep, so that
+  // another can decode or compress meanwhile.
+  const std::lock_guard<std::mutex> guard(writing_);
   for (const Write& write : desk.writes) {
     // Whether there is room at all is found out by the write.
     if (reserves_ && write.bytes.size() >= kMinReserved) {

@@ -109,7 +109,6 @@ class Transfer {
 
   const TransferPlan plan_;
   const bool reserves_;
-  const bool reckons_;
   std::mutex mutex_;
   std::condition_variable turn_changed_;
   std::mutex writing_;
