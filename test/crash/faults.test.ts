@@ -221,11 +221,18 @@ function expectUsable(failure: unknown, failedFlush: boolean, what: string): voi
   throw new Error(`${what}: the handle is of no use afterwards`, { cause: failure });
 }
 
-/** The error of a promise that must settle soon, or undefined. */
+/** Seconds after which something hangs. */
+const patience = 10;
+
+/** The error of a promise that must settle soon, or undefined. Time in which this process was stopped does not count. */
 async function settled(promise: Promise<unknown>, what: string): Promise<unknown> {
   let timer: NodeJS.Timeout | undefined;
+  let seconds = 0;
   const hang = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`${what} hangs`)), 10_000);
+    timer = setInterval(() => {
+      seconds += 1;
+      if (seconds === patience) reject(new Error(`${what} hangs`));
+    }, 1000);
   });
   try {
     await Promise.race([promise, hang]);
@@ -234,7 +241,7 @@ async function settled(promise: Promise<unknown>, what: string): Promise<unknown
     if (error instanceof Error && error.message.endsWith('hangs')) throw error;
     return error;
   } finally {
-    clearTimeout(timer);
+    clearInterval(timer);
   }
 }
 
