@@ -11,6 +11,7 @@ import {
   type Storage,
 } from '../../lib/index.js';
 import { inspectImage } from '../support/image-invariants.js';
+import { within } from '../support/patience.js';
 import { RecordingStorage, type Fault } from '../support/recording-storage.js';
 import { problemOf, startWorkload } from './crash-run.js';
 import type { Guest } from './guest.js';
@@ -221,28 +222,13 @@ function expectUsable(failure: unknown, failedFlush: boolean, what: string): voi
   throw new Error(`${what}: the handle is of no use afterwards`, { cause: failure });
 }
 
-/** Seconds after which something hangs. */
-const patience = 10;
-
-/** The error of a promise that must settle soon, or undefined. Time in which this process was stopped does not count. */
+/** The error of a promise that must settle soon, or undefined. */
 async function settled(promise: Promise<unknown>, what: string): Promise<unknown> {
-  let timer: NodeJS.Timeout | undefined;
-  let seconds = 0;
-  const hang = new Promise<never>((_, reject) => {
-    timer = setInterval(() => {
-      seconds += 1;
-      if (seconds === patience) reject(new Error(`${what} hangs`));
-    }, 1000);
-  });
-  try {
-    await Promise.race([promise, hang]);
-    return undefined;
-  } catch (error) {
-    if (error instanceof Error && error.message.endsWith('hangs')) throw error;
-    return error;
-  } finally {
-    clearInterval(timer);
-  }
+  const failure = promise.then(
+    () => undefined,
+    (error: unknown) => error,
+  );
+  return within(10, failure, what);
 }
 
 function expectClear(error: unknown, what: string): undefined {

@@ -18,6 +18,7 @@ import {
 } from '../../lib/index.js';
 import { crashStates } from '../support/crash-states.js';
 import { inspectImage } from '../support/image-invariants.js';
+import { within } from '../support/patience.js';
 import { pattern } from '../support/pattern.js';
 import { RecordingStorage, type Fault } from '../support/recording-storage.js';
 
@@ -186,17 +187,12 @@ async function streamOf(source: Storage): Promise<Buffer> {
 }
 
 /** What a job fails with, or null; it ends. */
-async function outcome(job: Promise<unknown>): Promise<unknown> {
-  let timer: NodeJS.Timeout | undefined;
-  const hang = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error('it hangs')), 10_000);
-  });
-  const failure = await Promise.race([job, hang]).then(
+function outcome(job: Promise<unknown>): Promise<unknown> {
+  const failure = job.then(
     () => null,
     (error: unknown) => error,
   );
-  clearTimeout(timer);
-  return failure;
+  return within(10, failure, 'the job');
 }
 
 async function judge(job: Job, failure: unknown, target: Storage, what: string): Promise<void> {
