@@ -44,15 +44,26 @@ export function replaceExtensions(
   return changed;
 }
 
+/** Bytes: a cluster is mostly zeros that do not change. */
+const comparedAtOnce = 512;
+
 /** The bytes from the first to the last difference and where they begin, or null when nothing differs. */
 export function changedBytes(
   before: Uint8Array,
   after: Uint8Array,
 ): { offset: number; bytes: Uint8Array } | null {
-  const first = after.findIndex((byte, index) => byte !== before[index]);
-  if (first < 0) return null;
-  const last = after.findLastIndex((byte, index) => byte !== before[index]);
-  return { offset: first, bytes: after.subarray(first, last + 1) };
+  let [first, end] = [0, after.length];
+  while (first < end && isSamePart(before, after, first, first + comparedAtOnce)) first += comparedAtOnce;
+  while (first < end && before[first] === after[first]) first++;
+  if (first >= end) return null;
+  while (end - comparedAtOnce > first && isSamePart(before, after, end - comparedAtOnce, end))
+    end -= comparedAtOnce;
+  while (before[end - 1] === after[end - 1]) end--;
+  return { offset: first, bytes: after.subarray(first, end) };
+}
+
+function isSamePart(before: Uint8Array, after: Uint8Array, from: number, to: number): boolean {
+  return Buffer.compare(before.subarray(from, to), after.subarray(from, to)) === 0;
 }
 
 /** A name that does not change keeps its bytes, be they UTF-8 or not. */

@@ -178,7 +178,10 @@ function isSwitch(current: Layout, next: Layout): boolean {
 function stepsBetween(current: Layout, next: Layout): { prepared: Uint8Array; switched: Uint8Array } {
   const prepared = current.bytes.slice();
   const switched = current.bytes.slice();
-  for (const [i, byte] of next.bytes.entries()) {
+  const changed = changedBytes(current.bytes, next.bytes);
+  if (changed === null) return { prepared, switched };
+  for (const [index, byte] of changed.bytes.entries()) {
+    const i = changed.offset + index;
     if (next.used[i] === 0) continue;
     switched[i] = byte;
     if (current.used[i] === 0) prepared[i] = byte;

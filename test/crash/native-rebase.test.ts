@@ -119,7 +119,7 @@ async function firstProblem(path: Path, model: Buffer, calls: readonly TracedCal
   for (const name of ['old', 'new']) files.set(name, new MemoryStorage(await readFile(path(name))));
   const initial = new MemoryStorage(await readFile(path('pristine')));
   let count = 0;
-  for await (const { content, description } of crashStates(logOf(initial, calls), cuts)) {
+  for await (const { content, description } of crashStates(logOf(new Map([['top', initial]]), calls), cuts)) {
     count += 1;
     if (count % cutEvery !== 0) continue;
     totals.cuts += 1;

@@ -1,7 +1,8 @@
-/** What a process does to the one file it writes to, as strace sees it: for what goes past every Storage. */
+/** What a process does to the files it writes to, as strace sees it: for what goes past every Storage. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readFile } from 'node:fs/promises';
+import { basename } from 'node:path';
 import type { MemoryStorage } from '../../lib/index.js';
 import type { Change, Recorded, RecordedLog } from './recording-storage.js';
 
@@ -31,7 +32,7 @@ export async function traceNode(
   // strace counts the calls of each name for itself, and those of each thread.
   const nth = until.filter(({ name }) => name === last?.name).length;
   const kill = last === undefined ? [] : ['-e', `inject=${last.name}:signal=SIGKILL:when=${nth}`];
-  const tracing = ['-f', '-xx', '-s', String(2 ** 24), '-o', trace, '-e', `trace=${names}`, ...kill];
+  const tracing = ['-f', '-y', '-xx', '-s', String(2 ** 24), '-o', trace, '-e', `trace=${names}`, ...kill];
   const child = spawn('strace', [...tracing, process.execPath, ...args], {
     cwd,
     stdio: ['ignore', 'ignore', 'inherit'],
@@ -46,12 +47,23 @@ export async function traceNode(
   return { calls, signal };
 }
 
-/** The log of calls that one thread made one after the other, from the content the file had before. */
-export function logOf(initial: MemoryStorage, calls: readonly TracedCall[]): RecordedLog {
+/** The log of calls that one thread made one after the other, from the content that files had before, by their names. */
+export function logOf(files: ReadonlyMap<string, MemoryStorage>, calls: readonly TracedCall[]): RecordedLog {
+  const names = [...files.keys()];
+  const initials = [...files.values()];
+  const [initial] = initials;
+  if (initial === undefined) throw new Error('a log is of one file at least');
   const entries = calls.map((call, index): Recorded => {
-    return { change: changeOf(call), store: 0, start: 2 * index + 1, end: 2 * index + 2, ok: true };
+    const store = names.indexOf(fileOf(call));
+    if (store < 0) throw new Error(`${fileOf(call)} was not to be changed`);
+    return { change: changeOf(call), store, start: 2 * index + 1, end: 2 * index + 2, ok: true };
   });
-  return { initial, initials: [initial], entries };
+  return { initial, initials, entries };
+}
+
+function fileOf({ text }: TracedCall): string {
+  const [, path = ''] = /^\d+<([^>]*)>/.exec(text) ?? [];
+  return basename(Buffer.from(path.replaceAll('\\x', ''), 'hex').toString());
 }
 
 function changeOf({ name, text }: TracedCall): Change | { readonly kind: 'flush' } {
