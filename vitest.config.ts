@@ -7,7 +7,7 @@ export default defineConfig({
     pool: 'forks',
     // Many tests wait for qemu-img, so two at a time pay even on two cores.
     maxWorkers: 2,
-    testTimeout: 30_000,
+    testTimeout: 60_000,
     hookTimeout: 60_000,
   },
 });
