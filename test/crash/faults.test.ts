@@ -51,7 +51,11 @@ describe.each(spaciousKinds.filter(({ slow }) => isLong || !slow))('a failing st
 });
 
 describe('a failing storage with a full refcount table', () => {
-  it(`during: ${fillUp.name}`, () => survivesFaults(fullKinds[0] as Kind, fillUp, isLong ? 1 : 20), 60_000);
+  it(
+    `during: ${fillUp.name}`,
+    () => survivesFaults(fullKinds[0] as Kind, fillUp, isLong ? 1 : 20),
+    isLong ? 3_600_000 : 60_000,
+  );
 });
 
 describe('opening an image that was left dirty', () => {
