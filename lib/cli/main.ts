@@ -55,7 +55,7 @@ export function loadProgram(onScript?: (name: string, script: Script) => void): 
     const module = { exports: {} };
     loaded.set(name, module);
     const filename = join(folder, name);
-    const source = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(filename, 'utf8')}\n})`;
+    const source = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(filename, 'latin1')}\n})`;
     const cachedData = compiledCode(name);
     const script = new Script(source, { filename, ...(cachedData === undefined ? {} : { cachedData }) });
     onScript?.(name, script);
