@@ -1,28 +1,11 @@
 /** Extents as rows of numbers: where there are millions, an object for each would cost more than finding them. */
 import type { Extent, ExtentType } from '../disk.js';
+import { ExtentColumn, extentStride, ExtentTypeIndex } from '../native/extent-rows.js';
 
-/** Numbers per row. */
-export const extentStride = 5;
+export { ExtentColumn, extentStride, ExtentTypeIndex };
 
-/** What the numbers of a row are: bytes, but for the type, an index into {@link extentTypes}, and the depth. */
-export const ExtentColumn = {
-  start: 0,
-  length: 1,
-  type: 2,
-  depth: 3,
-  /** -1 where an {@link Extent} has null. */
-  hostOffset: 4,
-} as const;
-
-/** In step with `ExtentType` of native/core/extent_json.h. */
+/** The name of each type, in the order of their numbers. */
 export const extentTypes = ['data', 'compressed', 'zero', 'unallocated'] as const satisfies ExtentType[];
-
-export const ExtentTypeIndex = {
-  data: 0,
-  compressed: 1,
-  zero: 2,
-  unallocated: 3,
-} as const satisfies Record<ExtentType, number>;
 
 /** The type of rows that are data to the image and lie in a hole of their file. Disks give none: see `operations/holes.ts`. */
 export const dataInHole = 4;
@@ -47,6 +30,17 @@ export class MergedRows {
     rows[at + ExtentColumn.depth] = depth;
     rows[at + ExtentColumn.hostOffset] = hostOffset;
     this.#length = at + extentStride;
+  }
+
+  /** Adds rows whose neighbours are joined already. */
+  addJoined(rows: Float64Array): void {
+    if (rows.length === 0) return;
+    const [start = 0, length = 0, type = 0, depth = 0, hostOffset = -1] = rows;
+    this.add(start, length, type, depth, hostOffset);
+    const rest = rows.subarray(extentStride);
+    while (this.#length + rest.length > this.#rows.length) this.#grow();
+    this.#rows.set(rest, this.#length);
+    this.#length += rest.length;
   }
 
   /** The rows but for the last, which may go on. */

@@ -2,31 +2,9 @@
 import type { Disk, Extent, ExtentQuery } from '../disk.js';
 import { guestOffset } from '../format/units.js';
 import { invalidRun } from '../metadata/run.js';
-import { RunKind } from '../native.js';
+import { invalidExtent } from '../native/extent-rows.js';
 import { ExtentColumn, ExtentTypeIndex, extentsOf, extentStride, MergedRows, rowOf } from './extent-rows.js';
 import type { GuestImage } from './guest-image.js';
-
-/** The type of each kind of run; invalid ones have none. */
-const typeOf: Record<RunKind, number> = {
-  [RunKind.unallocated]: ExtentTypeIndex.unallocated,
-  [RunKind.unallocatedInCluster]: ExtentTypeIndex.unallocated,
-  [RunKind.zero]: ExtentTypeIndex.zero,
-  [RunKind.zeroAllocated]: ExtentTypeIndex.zero,
-  [RunKind.data]: ExtentTypeIndex.data,
-  [RunKind.compressed]: ExtentTypeIndex.compressed,
-  [RunKind.invalid]: -1,
-};
-
-/** Whether a kind of run has a place that is told: data, or space set aside. */
-const hasPlace: Record<RunKind, boolean> = {
-  [RunKind.unallocated]: false,
-  [RunKind.unallocatedInCluster]: true,
-  [RunKind.zero]: false,
-  [RunKind.zeroAllocated]: true,
-  [RunKind.data]: true,
-  [RunKind.compressed]: false,
-  [RunKind.invalid]: false,
-};
 
 /** The extents of guest bytes [start, end), merged, through the backing chain unless `layers` is `self`. */
 export async function* guestExtents(
@@ -77,19 +55,46 @@ async function lookUp(
   end: number,
   rows: MergedRows,
 ): Promise<Error | undefined> {
-  const isPlain = guest.cipher === null;
   let damage: Error | undefined;
   const unlock = await guest.locks.shared(start, end);
   try {
-    await guest.image.mapping.visit(guestOffset(start), end, false, (kind, at, length, host, aux) => {
-      if (kind === RunKind.invalid) damage ??= invalidRun(at, aux);
-      if (damage !== undefined) return;
-      rows.add(at, length, typeOf[kind], 0, isPlain && hasPlace[kind] ? host : -1);
+    const isPlain = guest.cipher === null;
+    await guest.image.mapping.visitRows(guestOffset(start), end, isPlain, (found) => {
+      const last = found.length - extentStride;
+      if (found[last + ExtentColumn.type] === invalidExtent) {
+        const at = guestOffset(Math.max(start, found[last] ?? 0));
+        damage = invalidRun(at, found[last + ExtentColumn.hostOffset] ?? 0);
+        found = found.subarray(0, last);
+      }
+      rows.addJoined(cut(found, start, end));
     });
   } finally {
     unlock();
   }
   return damage;
+}
+
+/** Those of these rows that are in guest bytes [start, end), of which the first and the last are changed so that they end there. */
+function cut(all: Float64Array, start: number, end: number): Float64Array {
+  let first = 0;
+  while (first < all.length && (all[first] ?? 0) + (all[first + ExtentColumn.length] ?? 0) <= start)
+    first += extentStride;
+  let last = all.length;
+  while (last > first && (all[last - extentStride] ?? 0) >= end) last -= extentStride;
+  const rows = all.subarray(first, last);
+  const before = start - (rows[0] ?? start);
+  if (before > 0) {
+    const hostOffset = rows[ExtentColumn.hostOffset] ?? -1;
+    rows[ExtentColumn.start] = start;
+    rows[ExtentColumn.length] = (rows[ExtentColumn.length] ?? 0) - before;
+    rows[ExtentColumn.hostOffset] = hostOffset < 0 ? hostOffset : hostOffset + before;
+  }
+  const at = rows.length - extentStride;
+  if (at >= 0) {
+    const room = end - (rows[at] ?? 0);
+    rows[at + ExtentColumn.length] = Math.min(rows[at + ExtentColumn.length] ?? 0, room);
+  }
+  return rows;
 }
 
 /** Adds rows of a layer to `merged`, and where it has nothing those of the disk below. */

@@ -4,6 +4,7 @@ import { tableEntrySize } from '../format/geometry.js';
 import { isL1EntryCopied, readL1Entry, tableLength, tableView, writeL1Entry } from '../format/table-entry.js';
 import { guestOffset, hostOffset, type GuestOffset, type HostOffset } from '../format/units.js';
 import { L2Flag, native, RunKind, runStride } from '../native.js';
+import { ExtentColumn, extentStride, ExtentTypeIndex, invalidExtent } from '../native/extent-rows.js';
 import type { Storage } from '../storage/storage.js';
 import type { Allocator } from './allocator.js';
 import type { Committer } from './commit.js';
@@ -43,6 +44,8 @@ export class Mapping {
   readonly #geometry: Geometry;
   readonly #reserved: Reserved;
   readonly #runs: Float64Array = new Float64Array(512 * runStride);
+  /** Made when extents are first asked for. */
+  #rows: Float64Array | undefined;
   readonly #l2Mutex = new Mutex();
   /** Entries in one cached slice of an L2 table, and the guest bytes they describe. */
   readonly #sliceEntries: number;
@@ -128,6 +131,31 @@ export class Mapping {
       at = stop;
     }
     return guestOffset(at);
+  }
+
+  /**
+   * Visits the extents of guest bytes [start, end), all of which one slice of a table describes, as rows
+   * (`io/extent-rows.ts`) that are valid until the visitor returns. They are of whole clusters: the first may begin before
+   * `start` and the last end after `end`. The last may be an invalid entry (`extentRows` in `native/l2.ts`).
+   * @param placed whether data is in the file as it is
+   */
+  async visitRows(
+    start: GuestOffset,
+    end: number,
+    placed: boolean,
+    visitor: (rows: Float64Array) => void,
+  ): Promise<void> {
+    const index = Math.floor(start / this.#geometry.l2Coverage);
+    const table = this.tableAt(index);
+    if (table <= 0) {
+      const kind = table === 0 ? ExtentTypeIndex.unallocated : invalidExtent;
+      visitor(Float64Array.of(start, end - start, kind, 0, table === 0 ? -1 : table));
+      return;
+    }
+    const offset = this.#sliceOffset(hostOffset(table), start);
+    const cached = this.cache.peek(offset);
+    if (cached !== undefined) this.#sliceRows(cached.bytes, start, end, placed, visitor);
+    else await this.cache.use(offset, ({ bytes }) => this.#sliceRows(bytes, start, end, placed, visitor));
   }
 
   /** Reads the part of an L2 table in which {@link visitCached} looks for `at`, where there is one. */
@@ -296,6 +324,38 @@ export class Mapping {
         at += length;
       }
       entry = (at - sliceStart) / clusterSize;
+    }
+  }
+
+  #sliceRows(
+    bytes: Uint8Array,
+    start: number,
+    end: number,
+    placed: boolean,
+    visitor: (rows: Float64Array) => void,
+  ): void {
+    const { clusterBits, clusterSize } = this.#geometry;
+    const sliceStart = Math.floor(start / this.#sliceCoverage) * this.#sliceCoverage;
+    const last = Math.ceil((end - sliceStart) / clusterSize);
+    this.#rows ??= new Float64Array(2048 * extentStride);
+    for (let entry = Math.floor((start - sliceStart) / clusterSize); entry < last;) {
+      const from = sliceStart + entry * clusterSize;
+      const flags = this.#flagsFor(false);
+      const count = native.extentRows(
+        bytes,
+        flags,
+        clusterBits,
+        entry,
+        last - entry,
+        from,
+        placed,
+        this.#rows,
+      );
+      const rows = this.#rows.subarray(0, count * extentStride);
+      visitor(rows);
+      const at = rows.length - extentStride;
+      if (rows[at + ExtentColumn.type] === invalidExtent) return;
+      entry = ((rows[at] ?? 0) + (rows[at + ExtentColumn.length] ?? 0) - sliceStart) / clusterSize;
     }
   }
 

@@ -68,6 +68,22 @@ export interface L2Functions {
     out: Float64Array,
   ): number;
   /**
+   * The extents of `count` L2 entries from index `first` on, which describe guest bytes from `start` on, as rows of depth 0
+   * (`lib/io/extent-rows.ts`), neighbours joined, to `out`. An invalid entry ends them with a row of the type -1 that has an
+   * {@link InvalidEntry} for its host offset. Without `placed` no extent has a host offset. Stops early as {@link mapL2}
+   * does. `out` must have room for one entry. Returns the number of rows.
+   */
+  extentRows(
+    table: Uint8Array,
+    flags: number,
+    clusterBits: number,
+    first: number,
+    count: number,
+    start: number,
+    placed: boolean,
+    out: Float64Array,
+  ): number;
+  /**
    * Makes the guest bytes [start, start + length) of a table (relative to its first entry, multiples of the subcluster)
    * data at `host` and on, with COPIED set. `host` is where the cluster that contains `start` begins. With extended
    * entries the covered subclusters become allocated, the others of each touched cluster keep their state, except that

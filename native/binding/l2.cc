@@ -5,6 +5,7 @@
 #include "binding/bindings.h"
 #include "binding/l2_format.h"
 #include "binding/reference_tables_work.h"
+#include "core/extent_rows.h"
 #include "core/l2_map.h"
 #include "core/l2_set.h"
 
@@ -36,6 +37,13 @@ RangeArguments takeRange(Arguments& args) {
   return {format, {start, length}, table};
 }
 
+void requireEntries(Arguments& args, const L2Format& format, Bytes table, uint64_t first, uint64_t count) {
+  const uint64_t entries = table.size() / format.entrySize();
+  args.requireRange(first <= entries, "first", "inside the table");
+  args.requireRange(first <= entries && count <= entries - first, "count",
+                    "such that the entries end inside the table");
+}
+
 napi_value mapTable(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   const L2Format format = takeL2Format(args, 1, 2);
@@ -44,15 +52,31 @@ napi_value mapTable(napi_env env, napi_callback_info info) noexcept {
   const Bytes table = takeL2Table(args, 0, format);
   const Span<double> out = args.doubles(5, "out");
   if (args.failed()) return nullptr;
-  const uint64_t entries = table.size() / format.entrySize();
-  args.requireRange(first <= entries, "first", "inside the table");
-  args.requireRange(first <= entries && count <= entries - first, "count",
-                    "such that the entries end inside the table");
+  requireEntries(args, format, table, first, count);
   const size_t needed = maxRunsPerEntry(format) * kRunStride;
   args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
   if (args.failed()) return nullptr;
   return number(env, static_cast<double>(
                          mapL2(format, table, static_cast<size_t>(first), static_cast<size_t>(count), out)));
+}
+
+napi_value extentRows(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  const L2Format format = takeL2Format(args, 1, 2);
+  const uint64_t first = args.natural(3, "first");
+  const uint64_t count = args.natural(4, "count");
+  // A table covers less than 2^40 bytes, so that all ends are safe integers.
+  const uint64_t start = args.natural(5, "start", kMaxSafeInteger - (uint64_t{1} << 40));
+  const bool placed = args.boolean(6, "placed");
+  const Bytes table = takeL2Table(args, 0, format);
+  const Span<double> out = args.doubles(7, "out");
+  if (args.failed()) return nullptr;
+  requireEntries(args, format, table, first, count);
+  const size_t needed = maxRunsPerEntry(format) * kExtentStride;
+  args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
+  if (args.failed()) return nullptr;
+  return number(env, static_cast<double>(mapExtents(format, table, static_cast<size_t>(first),
+                                                    static_cast<size_t>(count), start, placed, out)));
 }
 
 napi_value setData(napi_env env, napi_callback_info info) noexcept {
@@ -139,6 +163,7 @@ bool initL2(napi_env env, napi_value exports) {
   return exportFunctions(env, exports,
                          {
                              {"mapL2", mapTable},
+                             {"extentRows", extentRows},
                              {"l2SetData", setData},
                              {"l2SetZero", setZero},
                              {"l2SetUnallocated", setUnallocated},

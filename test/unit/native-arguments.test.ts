@@ -17,6 +17,7 @@ const method = (name: keyof typeof counts): Call => (counts[name] as Call).bind(
 /** Each function with arguments that are right. */
 const functions: [name: string, call: Call, right: Make][] = [
   ['mapL2', plain('mapL2'), () => [table(), v3, 16, 0, 8, out()]],
+  ['extentRows', plain('extentRows'), () => [table(), v3, 16, 0, 8, 65536, true, out()]],
   ['l2SetData', plain('l2SetData'), () => [table(), v3, 16, 65536, 65536, 65536]],
   ['l2SetZero', plain('l2SetZero'), () => [table(), v3, 16, 65536, 65536, false]],
   ['l2SetUnallocated', plain('l2SetUnallocated'), () => [table(), v3, 16, 65536, 65536]],
@@ -159,6 +160,13 @@ const outOfRange: [what: string, call: Call, args: unknown[]][] = [
   ['mapL2: half an extended entry', plain('mapL2'), [Buffer.alloc(24), 3, 16, 0, 1, out()]],
   ['mapL2: a table above a cluster', plain('mapL2'), [Buffer.alloc(1024), v3, 9, 0, 1, out()]],
   ['mapL2: no room for a run', plain('mapL2'), [table(), v3, 16, 0, 1, new Float64Array(3)]],
+  [
+    'extentRows: no room for a row',
+    plain('extentRows'),
+    [table(), v3, 16, 0, 1, 0, true, new Float64Array(4)],
+  ],
+  ['extentRows: past the table', plain('extentRows'), [table(), v3, 16, 1, 64, 0, true, out()]],
+  ['extentRows: past all numbers', plain('extentRows'), [table(), v3, 16, 0, 1, 2 ** 53 - 1, true, out()]],
   ['mapL2: no room for 32 runs', plain('mapL2'), [table(), 3, 16, 0, 1, new Float64Array(127)]],
   ['l2SetData: an unaligned start', plain('l2SetData'), [table(), v3, 16, 512, 65536, 65536]],
   ['l2SetData: an unaligned length', plain('l2SetData'), [table(), v3, 16, 0, 512, 65536]],
