@@ -135,7 +135,7 @@ export class Mapping {
 
   /**
    * Visits the extents of guest bytes [start, end), all of which one slice of a table describes, as rows
-   * (`io/extent-rows.ts`) that are valid until the visitor returns. They are of whole clusters: the first may begin before
+   * (`io/extent-rows.ts`) that are valid until the visitor, which may change them, returns. They are of whole clusters: the first may begin before
    * `start` and the last end after `end`. The last may be an invalid entry (`extentRows` in `native/l2.ts`).
    * @param placed whether data is in the file as it is
    */
@@ -352,10 +352,13 @@ export class Mapping {
         this.#rows,
       );
       const rows = this.#rows.subarray(0, count * extentStride);
-      visitor(rows);
       const at = rows.length - extentStride;
-      if (rows[at + ExtentColumn.type] === invalidExtent) return;
-      entry = ((rows[at] ?? 0) + (rows[at + ExtentColumn.length] ?? 0) - sliceStart) / clusterSize;
+      const isInvalid = rows[at + ExtentColumn.type] === invalidExtent;
+      // Before the visitor, which may change them.
+      const next = (rows[at] ?? 0) + (rows[at + ExtentColumn.length] ?? 0);
+      visitor(rows);
+      if (isInvalid) return;
+      entry = (next - sliceStart) / clusterSize;
     }
   }
 
