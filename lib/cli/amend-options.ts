@@ -75,15 +75,15 @@ export interface Amended {
  */
 export function amendOptions(values: OptionValues, image: Amended, program: string): AmendOptions {
   const version = versionOption(values);
-  if (namesOtherBacking(values, image)) {
-    throw new Failure('Cannot amend the backing file', { hint: `You can use '${program} rebase' instead.` });
-  }
   if (values.has('data_file') && image.dataFile === null) {
     throw new Failure('data-file can only be set for images that use an external data file');
   }
   const raw = values.switch('data_file_raw');
   if (raw === true && image.dataFile?.raw !== true) {
     throw new Failure('data-file-raw cannot be set on existing images');
+  }
+  if (namesOtherBacking(values, image)) {
+    throw new Failure('Cannot amend the backing file', { hint: `You can use '${program} rebase' instead.` });
   }
   if (hasKeyOptions(values) && !image.encrypted) {
     throw new Failure("Can't amend encryption options - encryption not present");

@@ -12,6 +12,7 @@ import { ofBackingFile, parseImageName, unsupportedOption } from './image-option
 import { Secrets } from './objects.js';
 import { warnAboutProbing } from './probing.js';
 import { plainReferences } from './references.js';
+import { wholeSectors } from './sizes.js';
 
 /** Options of one opening beyond those of the command line. */
 export interface Opening extends Pick<OpenOptions, 'mode' | 'forRepair' | 'lock' | 'dataFile'> {
@@ -204,15 +205,14 @@ function checkWindow({ path, remote, window }: ImageName): void {
   const there = remote === undefined ? statSync(path, { throwIfNoEntry: false, bigint: true }) : undefined;
   if (window === undefined || there?.isFile() !== true) return;
   const offset = BigInt(window.offset ?? 0);
-  if (offset > there.size) {
-    throw new Failure(
-      `Offset (${offset}) cannot be greater than size of the containing file (${there.size})`,
-    );
+  const size = BigInt(wholeSectors(Number(there.size)));
+  if (offset > size) {
+    throw new Failure(`Offset (${offset}) cannot be greater than size of the containing file (${size})`);
   }
-  if (offset + BigInt(window.size ?? 0) <= there.size) return;
+  if (offset + BigInt(window.size ?? 0) <= size) return;
   throw new Failure(
     `The sum of offset (${offset}) and size (${window.size ?? 0}) has to be smaller or equal to the  actual size of ` +
-      `the containing file (${there.size})`,
+      `the containing file (${size})`,
   );
 }
 

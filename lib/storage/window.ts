@@ -1,8 +1,10 @@
 /** A part of a store as a store of its own: an image inside another file, such as an archive or a partitioned disk. */
 import { outOfRange } from '../errors.js';
-import { toBytes } from '../format/units.js';
+import { alignUp, toBytes } from '../format/units.js';
 import type { OpenedSource } from './open-source.js';
 import type { Storage } from './storage.js';
+
+const sectorBytes = 512;
 
 /** Which part of a file an image is. */
 export interface Window {
@@ -22,7 +24,8 @@ export async function openWindow({ storage, owned }: OpenedSource, window: Windo
     const size = window.size === undefined ? null : toBytes('size', window.size);
     const there = await storage.size();
     if (offset > there) throw outOfRange('offset', `at most the ${there} bytes of ${storage.name}`, offset);
-    if (size !== null && offset + size > there) {
+    // What fills up the last sector reads as zeros.
+    if (size !== null && offset + size > alignUp(there, sectorBytes)) {
       throw outOfRange(
         'size',
         `at most the ${there - offset} bytes from ${offset} on in ${storage.name}`,

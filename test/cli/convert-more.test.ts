@@ -46,6 +46,9 @@ sameResult(
   -f raw small.qcow2 sparse.raw new
   -B data.qcow2 -F qcow2 -O qcow2 overlay.qcow2 sparse.raw new
   -o backing_file=data.qcow2,backing_fmt=qcow2 -B data.qcow2 -O qcow2 overlay.qcow2 new
+  -f raw -O qcow2 sub/top.qcow2 new
+  -f raw -O raw sub/top.qcow2 new
+  -f raw -n -O raw sub/top.qcow2 data.qcow2
   -p missing new
   sparse.raw missing new
   -c sparse.raw text.raw new

@@ -9,7 +9,8 @@ import { Random } from '../support/pattern.js';
 import { Beside } from './beside.js';
 import { makeFixtures } from './fixtures.js';
 import { differences } from './known-differences.js';
-import { randomLine } from './random-lines.js';
+import type { CommandSpec } from '../../lib/cli/specs/shared.js';
+import { commandTables, randomLine } from './random-lines.js';
 import { removeDirectories } from './run.js';
 
 const lines = Number(process.env['QCOW2_LINES'] ?? 150);
@@ -41,6 +42,25 @@ describe('command lines at random', () => {
     },
     Math.max(60_000, lines * 1000),
   );
+});
+
+/** The letters that came after qemu-img 7.2, which are held against the documentation. */
+const laterLetters: Readonly<Record<string, string>> = {
+  create: 'B',
+  convert: 'b',
+  measure: 's',
+  rebase: 'Bc',
+};
+
+describe('the tables they are made from', () => {
+  it.each(Object.entries(commandTables))('have every option letter of %s', async (command, { options }) => {
+    const { spec } = (await import(`../../lib/cli/specs/${command}.ts`)) as { spec: CommandSpec };
+    const letters = spec.options.flatMap(({ name, letters = '' }) =>
+      name === 'help' ? [] : Array.from(letters),
+    );
+    const missing = letters.filter((letter) => !Object.hasOwn(options, `-${letter}`));
+    expect(missing.sort().join('')).toBe(laterLetters[command] ?? '');
+  });
 });
 
 const quoted = (word: string): string => (/^[\w./,=:+-]+$/.test(word) ? word : `'${word}'`);

@@ -87,11 +87,15 @@ async function convertImages(sources: readonly ImageName[], target: string, task
   }
 }
 
-/** What is to be copied: a snapshot, several disks behind one another, or what can be read of it. */
+/**
+ * What is to be copied: a snapshot, several disks behind one another, or what can be read of it. QEMU counts an image in whole
+ * sectors, so that its guests would miss the end of a new one with a part of a sector.
+ */
 async function sourceDisk(opened: readonly Disk[], first: Disk, { request, context }: Task): Promise<Disk> {
-  const { snapshot, salvage } = request;
-  const whole = opened.length > 1 ? new ConcatenatedDisk(opened, sectorSize) : first;
-  const disk = snapshot === null ? whole : await openSnapshot(first, snapshot);
+  const { snapshot, salvage, create } = request;
+  const shown = snapshot === null ? first : await openSnapshot(first, snapshot);
+  const isWhole = opened.length === 1 && (shown.size % sectorSize === 0 || !create);
+  const disk = isWhole ? shown : new ConcatenatedDisk(opened.length > 1 ? opened : [shown], sectorSize);
   if (!salvage) return disk;
   return new SalvagedDisk(disk, ({ start }, error) => {
     context.complain(`warning: error while reading offset ${start}: ${systemErrorText(error)}`);
