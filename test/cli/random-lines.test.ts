@@ -50,6 +50,7 @@ const laterLetters: Readonly<Record<string, string>> = {
   convert: 'b',
   measure: 's',
   rebase: 'Bc',
+  snapshot: 'f',
 };
 
 describe('the tables they are made from', () => {
