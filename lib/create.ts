@@ -22,7 +22,8 @@ import { resolveReference } from './storage/resolve.js';
 import type { Storage } from './storage/storage.js';
 
 /**
- * Makes a new image of `size` bytes in place of whatever the target holds, and opens it for writing.
+ * Makes a new image of `size` bytes in place of whatever the target holds, and opens it for writing. QEMU sees whole sectors of
+ * 512 bytes of it.
  * @throws TypeError, RangeError, Qcow2Error `ERR_QCOW2_CONFLICT` for options; `ERR_QCOW2_LIMIT` when the disk is too large
  * for its cluster size; `ERR_QCOW2_REFERENCE` when the backing file cannot be opened
  */

@@ -13,13 +13,18 @@ import { checkPlace, partBelow } from './read.js';
  */
 export function readGuestNow(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): boolean {
   const end = position + buffer.length;
-  if (!guest.locks.isShareable(position, end)) return false;
+  if (!hasDataAtHand(guest) || !guest.locks.isShareable(position, end)) return false;
   let missing = 0;
   const reached = guest.image.mapping.visitCached(position, end, false, (kind, start, length, host, aux) => {
     const part = buffer.subarray(start - position, start - position + length);
     if (missing === 0 && !readRunNow(guest, part, kind, start, host, aux)) missing += 1;
   });
   return missing === 0 && reached === end;
+}
+
+/** Whether data can be had without waiting: it is not encrypted, and where it is there is a memory to look into. */
+function hasDataAtHand({ cipher, image }: GuestImage): boolean {
+  return cipher === null && image.dataStorage.readCached !== undefined;
 }
 
 function readRunNow(
@@ -33,7 +38,7 @@ function readRunNow(
   switch (kind) {
     case RunKind.data:
       checkPlace(guest, start, host, part.length);
-      return guest.cipher === null && guest.image.dataStorage.readCached?.(part, host) === true;
+      return guest.image.dataStorage.readCached?.(part, host) === true;
     case RunKind.zero:
     case RunKind.zeroAllocated:
       part.fill(0);

@@ -78,7 +78,8 @@ const maxConcurrency = 64;
 
 /**
  * Copies a disk. The target is worth nothing until the promise resolves: its parts are written in any order and, unless an
- * existing image is kept, made durable only at the end.
+ * existing image is kept, made durable only at the end. A disk that ends within a sector of 512 bytes keeps its size, though QEMU
+ * does not see what is behind the last whole sector of an image: for its guests make it of a `ConcatenatedDisk([disk], 512)`.
  * @returns the size of the disk, bytes
  * @throws TypeError, RangeError for options; Qcow2Error `ERR_QCOW2_CONFLICT` when they do not go together or the target is
  * too small, `ERR_QCOW2_LOCKED` when the target is in use, by the source too; the signal's reason; errors of either file
