@@ -4,7 +4,7 @@
  */
 import { Qcow2Error } from '../errors.js';
 import type { GuestImage } from '../io/guest-image.js';
-import { dataInHole, ExtentTypeIndex, extentStride, MergedRows } from '../io/extent-rows.js';
+import { dataInHole, ExtentColumn, ExtentTypeIndex, extentStride, MergedRows } from '../io/extent-rows.js';
 import type { Image } from '../metadata/image.js';
 import type { Storage } from '../storage/storage.js';
 import { layersOf } from './layers.js';
@@ -26,28 +26,40 @@ export async function* withHoles(
     yield* rows;
     return;
   }
-  const divided = new MergedRows();
-  for await (const part of rows) {
-    for (let at = 0; at < part.length; at += extentStride)
-      divide(part.subarray(at, at + extentStride), files, divided);
-    yield divided.take();
-  }
-  yield divided.takeAll();
+  for await (const part of rows) yield markWhole(part, files) ? part : divided(part, files);
 }
 
-function divide(row: Float64Array, files: readonly (FileHoles | null)[], divided: MergedRows): void {
-  const [start = 0, length = 0, type = 0, depth = 0, place = -1] = row;
-  const holes = files[depth] ?? null;
-  if (holes === null || type !== ExtentTypeIndex.data || place < 0) {
-    divided.add(start, length, type, depth, place);
-    return;
+/** Marks the rows that lie in a hole; false when one of them lies there in part, and has to be divided. */
+function markWhole(rows: Float64Array, files: readonly (FileHoles | null)[]): boolean {
+  for (let at = 0; at < rows.length; at += extentStride) {
+    const place = rows[at + ExtentColumn.hostOffset] ?? -1;
+    if (rows[at + ExtentColumn.type] !== ExtentTypeIndex.data || place < 0) continue;
+    const holes = files[rows[at + ExtentColumn.depth] ?? 0] ?? null;
+    if (holes === null) continue;
+    const isHole = holes.isAt(place);
+    if (holes.end < place + (rows[at + ExtentColumn.length] ?? 0)) return false;
+    if (isHole) rows[at + ExtentColumn.type] = dataInHole;
   }
-  for (let done = 0; done < length;) {
-    const { isHole, end } = holes.at(place + done);
-    const stop = Math.min(length, end - place);
-    divided.add(start + done, stop - done, isHole ? dataInHole : type, depth, place + done);
-    done = stop;
+  return true;
+}
+
+function divided(rows: Float64Array, files: readonly (FileHoles | null)[]): Float64Array {
+  const parts = new MergedRows();
+  for (let at = 0; at < rows.length; at += extentStride) {
+    const [start = 0, length = 0, type = 0, depth = 0, place = -1] = rows.subarray(at, at + extentStride);
+    const holes = files[depth] ?? null;
+    if (holes === null || type !== ExtentTypeIndex.data || place < 0) {
+      parts.add(start, length, type, depth, place);
+      continue;
+    }
+    for (let done = 0; done < length;) {
+      const isHole = holes.isAt(place + done);
+      const stop = Math.min(length, holes.end - place);
+      parts.add(start + done, stop - done, isHole ? dataInHole : type, depth, place + done);
+      done = stop;
+    }
   }
+  return parts.takeAll();
 }
 
 /** The holes of the file that holds an image's data; null where there are none to be looked for. */
@@ -100,13 +112,17 @@ class FileHoles {
     return new FileHoles(Float64Array.from(edges));
   }
 
-  /** Whether a byte is in a hole, and where what it is in ends. */
-  at(offset: number): { isHole: boolean; end: number } {
+  /** Whether a byte is in a hole; {@link end} is where what it is in ends. */
+  isAt(offset: number): boolean {
     const edges = this.#edges;
     const count = this.#near;
     const isNear = (edges[count - 1] ?? 0) <= offset && offset < (edges[count] ?? Infinity);
     if (!isNear) this.#near = this.#edgesUpTo(offset);
-    return { isHole: this.#near % 2 === 0, end: edges[this.#near] ?? Infinity };
+    return this.#near % 2 === 0;
+  }
+
+  get end(): number {
+    return this.#edges[this.#near] ?? Infinity;
   }
 
   /** How many edges are at or before an offset. */
