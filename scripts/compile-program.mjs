@@ -8,7 +8,7 @@ import {
   openSync,
   renameSync,
   rmSync,
-  writeSync,
+  writeFileSync,
 } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
@@ -52,9 +52,14 @@ export async function compileProgram() {
   await runCommands(runProgram);
   // Complete or not there: the folder gets its name last.
   const unfinished = `${compiledFolder}.${process.pid}`;
-  mkdirSync(unfinished, { recursive: true });
-  for (const [name, script] of scripts) writeDurably(join(unfinished, name), script.createCachedData());
-  renameSync(unfinished, compiledFolder);
+  try {
+    mkdirSync(unfinished, { recursive: true });
+    for (const [name, script] of scripts) writeDurably(join(unfinished, name), script.createCachedData());
+    renameSync(unfinished, compiledFolder);
+  } catch (error) {
+    rmSync(unfinished, { recursive: true, force: true });
+    throw error;
+  }
 }
 
 async function runCommands(runProgram) {
@@ -77,7 +82,7 @@ async function runCommands(runProgram) {
 function writeDurably(path, bytes) {
   const file = openSync(path, 'w');
   try {
-    writeSync(file, bytes);
+    writeFileSync(file, bytes);
     fsyncSync(file);
   } finally {
     closeSync(file);
