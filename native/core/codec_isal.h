@@ -1,5 +1,5 @@
 // Fast raw deflate by ISA-L: twice as fast as the quickest level of libdeflate or more, for streams a few per
-// cent longer. longer.
+// cent longer.
 #ifndef QCOW2_CORE_CODEC_ISAL_H_
 #define QCOW2_CORE_CODEC_ISAL_H_
 

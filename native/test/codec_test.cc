@@ -4,12 +4,24 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
 #include <thread>
 #include <vector>
 
 #include "core/codec_pool.h"
 #include "test/check.h"
 #include "test/memory.h"
+
+// What memory holds that is given out without initialising it: this value, again and again.
+static uint16_t left_in_memory = 0;
+
+void* operator new(size_t size, const std::nothrow_t&) noexcept {
+  void* memory = ::operator new(size);
+  for (size_t at = 0; at + sizeof left_in_memory <= size; at += sizeof left_in_memory) {
+    std::memcpy(static_cast<unsigned char*>(memory) + at, &left_in_memory, sizeof left_in_memory);
+  }
+  return memory;
+}
 
 namespace qcow2 {
 namespace {
@@ -56,6 +68,22 @@ TEST(givesBackWhatWasEncoded) {
         CHECK(same(again, cluster));
       }
     }
+  }
+}
+
+TEST(encodesAlikeInWhateverMemory) {
+  // What repeats is far away, so a window that is too small shows.
+  ByteMemory cluster = makeCluster(6, 8192, 4096);
+  std::memcpy(cluster.view().data() + 4096, cluster.view().data(), 4096);
+  for (const Codec codec : kCodecs) {
+    CodecContext first;
+    const ByteMemory expected = encoded(first, codec, 1, cluster);
+    CHECK(expected.size() != kDoesNotFit);
+    for (left_in_memory = 1; left_in_memory <= 20; ++left_in_memory) {
+      CodecContext context;
+      CHECK(same(encoded(context, codec, 1, cluster), expected));
+    }
+    left_in_memory = 0;
   }
 }
 
