@@ -58,15 +58,20 @@ export async function* compressedImage(
   announce(learned.end * image.shape.clusterSize);
   yield* front(image, learned);
   const view = tableView(learned.l1);
-  yield* packed(image, (table, place) => {
-    if (readL1Entry(view, table, image.shape.clusterSize) !== place * image.shape.clusterSize) {
-      throw new Qcow2Error(
-        'ERR_QCOW2_CONFLICT',
-        'The disk has changed while it was streamed: compressed, it is read twice. Stream a snapshot, or a disk at rest',
-        { feature: 'compress' },
-      );
-    }
+  const { end } = yield* packed(image, (table, place) => {
+    requireSame(readL1Entry(view, table, image.shape.clusterSize), place * image.shape.clusterSize);
   });
+  // Tables that have nothing to describe any more are not there.
+  requireSame(learned.end, end);
+}
+
+function requireSame(first: number, second: number): void {
+  if (first === second) return;
+  throw new Qcow2Error(
+    'ERR_QCOW2_CONFLICT',
+    'The disk has changed while it was streamed: compressed, it is read twice. Stream a snapshot, or a disk at rest',
+    { feature: 'compress' },
+  );
 }
 
 async function learn(image: CompressedImage): Promise<Learned> {

@@ -30,6 +30,8 @@ class CodecContext {
   DecodeResult decode(Codec codec, Bytes in, MutableBytes out);
 
   // Encodes one cluster. Returns the length, kDoesNotFit where `out` is too small for it, or kEncodeFailed.
+  // The same cluster and room give the same bytes in every context of a process: lib/streams/compressed.ts
+  // encodes twice and counts on that. Another machine or version of the libraries may give others.
   size_t encode(Codec codec, int level, Bytes in, MutableBytes out);
 
  private:

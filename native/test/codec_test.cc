@@ -87,6 +87,21 @@ TEST(encodesAlikeInWhateverMemory) {
   }
 }
 
+TEST(encodesAlikeWhateverCameBefore) {
+  for (const Codec codec : kCodecs) {
+    const int levels[] = {1, 3, highestLevel(codec)};
+    for (const int level : levels) {
+      CodecContext used;
+      for (uint64_t seed = 0; seed < 20; ++seed) {
+        const size_t size = size_t{512} << (seed % 8);
+        const ByteMemory cluster = makeCluster(seed, size, size / (1 + seed % 3));
+        CodecContext fresh;
+        CHECK(same(encoded(used, codec, level, cluster), encoded(fresh, codec, level, cluster)));
+      }
+    }
+  }
+}
+
 TEST(saysWhenItDoesNotFit) {
   CodecContext context;
   const ByteMemory noise = makeCluster(1, 4096, 4096);

@@ -361,19 +361,20 @@ describe.each(codecs)('compressClusters with $compressionType', ({ codec }) => {
     expect(await compress(codec, new Uint8Array(), clusterSize)).toMatchObject({ lengths: [] });
   });
 
-  it('gives each of many at once what decodes to its input', async () => {
-    const inputs = Array.from({ length: 16 }, (_, index) => clusters(25 + index, 16, clusterSize));
-    const together = await Promise.all(inputs.map((input) => compress(codec, input, clusterSize)));
-    for (const [index, { streams }] of together.entries()) {
-      const kept = [...streams.entries()].filter(([, stream]) => stream.length > 0);
-      expect(kept.length).toBeGreaterThan(8);
-      for (const [at, stream] of kept) {
-        const expected = inputs[index]?.subarray(at * clusterSize, (at + 1) * clusterSize);
-        const { result, output } = decode(codec, stream, clusterSize);
-        expect(result).toBe(DecodeResult.ok);
-        expect(expected?.equals(output)).toBe(true);
-        if (codec === Codec.deflate) expect(expected?.equals(inflateRawSync(stream))).toBe(true);
-      }
+  // A compressed stream is made twice, the first time for the places in it.
+  it('gives the same from many at once as from one, and what decodes to the input', async () => {
+    const input = clusters(25, 16, clusterSize);
+    const alone = await compress(codec, input, clusterSize);
+    const together = await Promise.all(Array.from({ length: 16 }, () => compress(codec, input, clusterSize)));
+    for (const { packed } of together) expect(Buffer.from(packed).equals(alone.packed)).toBe(true);
+    const kept = [...alone.streams.entries()].filter(([, stream]) => stream.length > 0);
+    expect(kept.length).toBeGreaterThan(8);
+    for (const [index, stream] of kept) {
+      const expected = input.subarray(index * clusterSize, (index + 1) * clusterSize);
+      const { result, output } = decode(codec, stream, clusterSize);
+      expect(result).toBe(DecodeResult.ok);
+      expect(output.equals(expected)).toBe(true);
+      if (codec === Codec.deflate) expect(inflateRawSync(stream).equals(expected)).toBe(true);
     }
   });
 });
