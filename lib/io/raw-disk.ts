@@ -3,7 +3,9 @@ import type { Readable } from 'node:stream';
 import type { ByteRange, Extent, ExtentQuery, Op, WritableDisk } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
+import { failed } from '../storage/settle.js';
 import { readPadded, writeZeros, type Storage } from '../storage/storage.js';
+import { alreadyDone, readAtOnce } from './at-once.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './disk-queries.js';
 
 export class RawDisk implements WritableDisk {
@@ -38,16 +40,20 @@ export class RawDisk implements WritableDisk {
     this.#size = bytes;
   }
 
-  async read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
-    op.signal?.throwIfAborted();
-    const { start } = checkRange(this.size, position, buffer.length);
-    await readPadded(this.storage, buffer, start);
+  read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+    try {
+      op.signal?.throwIfAborted();
+      if (this.readNow(buffer, position)) return alreadyDone;
+      return readPadded(this.storage, buffer, toBytes('position', position));
+    } catch (error) {
+      return failed(error);
+    }
   }
 
   /** Like {@link read}, at once: false when that would take waiting; then there may be anything in `buffer`. */
   readNow(buffer: Uint8Array, position: number | bigint): boolean {
     const { start } = checkRange(this.#size, position, buffer.length);
-    return this.storage.readCached?.(buffer, start) === true;
+    return readAtOnce(this.storage, buffer, start);
   }
 
   /** Writes all of `data` from `position` on; durable after {@link flush}. */

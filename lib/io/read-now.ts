@@ -1,8 +1,9 @@
-/** A guest read that is over when it returns: for many small requests waiting costs more than reading. */
+/** A guest read that is over when it returns, or does not happen: for callers that have no use for a promise. */
 import type { Disk } from '../disk.js';
 import type { GuestOffset, HostOffset } from '../format/units.js';
 import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
+import { readAtOnce } from './at-once.js';
 import type { GuestImage } from './guest-image.js';
 import { checkPlace, partBelow } from './read.js';
 
@@ -38,7 +39,7 @@ function readRunNow(
   switch (kind) {
     case RunKind.data:
       checkPlace(guest, start, host, part.length);
-      return guest.image.dataStorage.readCached?.(part, host) === true;
+      return readAtOnce(guest.image.dataStorage, part, host);
     case RunKind.zero:
     case RunKind.zeroAllocated:
       part.fill(0);

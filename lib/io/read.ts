@@ -8,35 +8,53 @@ import {
   type GuestOffset,
   type HostOffset,
 } from '../format/units.js';
+import type { RunVisitor } from '../metadata/mapping.js';
 import { invalidRun, misplacedRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
 import { readUpTo } from '../storage/storage.js';
+import { alreadyDone, readAtOnce } from './at-once.js';
 import { cryptSectorSize } from './encryption/crypt-sector.js';
-import type { GuestImage } from './guest-image.js';
+import type { DataCipher, GuestImage } from './guest-image.js';
 
-/** Longer reads are better off on the thread pool, beside others. */
-export const maxCachedRead = 64 * 1024;
-
-/** Fills `buffer` with guest bytes from `position` on. The caller holds a lock on the range. */
-export async function readGuest(guest: GuestImage, buffer: Uint8Array, position: GuestOffset): Promise<void> {
+/**
+ * Fills `buffer` with guest bytes from `position` on; undefined when that is done already, as with what is in memory. Nothing
+ * may change the mapping of the range until then: the caller holds a lock on it, or takes one before anything else runs.
+ */
+export function readGuest(
+  guest: GuestImage,
+  buffer: Uint8Array,
+  position: GuestOffset,
+): Promise<void> | undefined {
+  const { mapping } = guest.image;
+  const end = position + buffer.length;
   const requests = new InFlight();
+  const visitor: RunVisitor = (kind, start, length, host, aux) => {
+    const from = start - position;
+    const part = length === buffer.length ? buffer : buffer.subarray(from, from + length);
+    const request = readRun(guest, part, kind, start, host, aux);
+    if (request !== undefined) requests.add(request);
+  };
+  let reached = position;
   try {
-    await guest.image.mapping.visit(
-      position,
-      position + buffer.length,
-      false,
-      (kind, start, length, host, aux) => {
-        const part = buffer.subarray(start - position, start - position + length);
-        const request = readRun(guest, part, kind, start, host, aux);
-        if (request !== undefined) requests.add(request);
-      },
-    );
+    reached = mapping.visitCached(position, end, false, visitor);
+    if (reached === end) return requests.count === 0 ? undefined : requests.settled();
+  } catch (error) {
+    if (requests.count === 0) throw error;
+    return requests.failed(error);
+  }
+  return readRest(mapping.visit(reached, end, false, visitor), requests);
+}
+
+async function readRest(visit: Promise<void>, requests: InFlight): Promise<void> {
+  try {
+    await visit;
   } finally {
     await requests.settled();
   }
 }
 
+/** Reads a run, or fills it; undefined when that is done already. */
 function readRun(
   guest: GuestImage,
   part: Uint8Array,
@@ -47,16 +65,20 @@ function readRun(
 ): Promise<void> | undefined {
   switch (kind) {
     case RunKind.data:
-      return readData(guest, part, start, host);
+      checkPlace(guest, start, host, part.length);
+      return guest.cipher === null
+        ? readInFile(guest, part, start, host)
+        : readEncrypted(guest, guest.cipher, part, start, host);
     case RunKind.zero:
     case RunKind.zeroAllocated:
       part.fill(0);
       return undefined;
     case RunKind.unallocated:
-    case RunKind.unallocatedInCluster:
-      if (guest.backing !== null) return readBelow(guest.backing, part, start);
+    case RunKind.unallocatedInCluster: {
+      if (guest.backing !== null) return startBelow(guest.backing, part, start);
       part.fill(0);
       return undefined;
+    }
     case RunKind.compressed:
       return readCompressed(guest, part, start, host, aux);
     case RunKind.invalid:
@@ -70,8 +92,18 @@ export async function readBelow(
   part: Uint8Array,
   start: GuestOffset,
 ): Promise<void> {
+  await startBelow(backing, part, start);
+}
+
+function startBelow(
+  backing: Pick<Disk, 'size' | 'read'>,
+  part: Uint8Array,
+  start: GuestOffset,
+): Promise<void> | undefined {
   const there = partBelow(backing.size, part, start);
-  if (there.length > 0) await backing.read(there, start);
+  if (there.length === 0) return undefined;
+  const request = backing.read(there, start);
+  return request === alreadyDone ? undefined : request;
 }
 
 /** What of `part` a disk of `size` bytes has to give; the rest, past its end, is filled with zeros. */
@@ -81,15 +113,13 @@ export function partBelow(size: number, part: Uint8Array, start: GuestOffset): U
   return part.subarray(0, there);
 }
 
-async function readData(
+async function readEncrypted(
   guest: GuestImage,
+  { cipher, sectors }: DataCipher,
   part: Uint8Array,
   start: GuestOffset,
   host: HostOffset,
 ): Promise<void> {
-  checkPlace(guest, start, host, part.length);
-  if (guest.cipher === null) return readInFile(guest, part, start, host);
-  const { cipher, sectors } = guest.cipher;
   const lead = start % cryptSectorSize;
   const length = alignUp(lead + part.length, cryptSectorSize);
   const whole = length === part.length ? part : new Uint8Array(length);
@@ -98,15 +128,23 @@ async function readData(
   if (whole !== part) part.set(whole.subarray(lead, lead + part.length));
 }
 
+function readInFile(
+  guest: GuestImage,
+  part: Uint8Array,
+  start: GuestOffset,
+  host: HostOffset,
+): Promise<void> | undefined {
+  return readAtOnce(guest.image.dataStorage, part, host) ? undefined : waitForFile(guest, part, start, host);
+}
+
 /** The last host cluster of a file may be only partly there and reads as zeros past the end; a whole one may not be missing. */
-async function readInFile(
+async function waitForFile(
   guest: GuestImage,
   part: Uint8Array,
   start: GuestOffset,
   host: HostOffset,
 ): Promise<void> {
   const { dataStorage, geometry, hasDataFile } = guest.image;
-  if (part.length <= maxCachedRead && dataStorage.readCached?.(part, host) === true) return;
   const got = await readUpTo(dataStorage, part, host);
   if (got === part.length) return;
   part.fill(0, got);

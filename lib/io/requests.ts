@@ -5,15 +5,18 @@
 import type { Op } from '../disk.js';
 import { invalidArgType, Qcow2Error } from '../errors.js';
 import { guestOffset } from '../format/units.js';
+import { failed } from '../storage/settle.js';
+import { alreadyDone } from './at-once.js';
 import { assertChangeable, assertWritable } from './changeable.js';
 import { writeCompressed } from './compressed-write.js';
 import { isTraced, traced, type RequestEvent } from './channels.js';
 import { checkRange } from './disk-queries.js';
 import { Gate, type Pause } from './gate.js';
 import type { GuestImage } from './guest-image.js';
-import { maxCachedRead, readGuest } from './read.js';
+import { readGuest } from './read.js';
 import { readGuestNow } from './read-now.js';
 import { RequestCounters, type RequestKind } from './statistics.js';
+import { turn } from './turn.js';
 import { writeGuest } from './write.js';
 import { zeroGuest, type ZeroOptions } from './zero.js';
 
@@ -43,43 +46,83 @@ export class Requests {
 
   /** Fills all of `buffer` with the guest's bytes from `position` on. */
   read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
-    if (this.#isReadNow(buffer, position, op)) return Promise.resolve();
     return traced(
-      () => this.during(() => this.#read(buffer, position, op)),
+      () => this.#read(buffer, position, op),
       () => this.#event('read', position, buffer.length),
     );
   }
 
-  /** Whether it was a small read of what is in memory, and is over. What is wrong with any other, reading it as all tells. */
-  #isReadNow(buffer: Uint8Array, position: number | bigint, { signal }: Op): boolean {
-    if (buffer.length > maxCachedRead || signal?.aborted === true) return false;
+  /** A read costs no promise before there is something to wait for: most of those of what is in memory have nothing. */
+  #read(buffer: Uint8Array, position: number | bigint, { signal }: Op): Promise<void> {
+    let started: number | undefined;
     try {
-      return this.readNow(buffer, position);
-    } catch {
-      return false;
+      this.assertOpen();
+      assertBytes('buffer', buffer);
+      started = this.counters.begin('read');
+      const { start, end } = checkRange(this.#guest.image.header.size, position, buffer.length);
+      signal?.throwIfAborted();
+      this.counters.bytes('read', buffer.length);
+      const isTurn = turn.begin();
+      if (!isTurn || !this.#guest.locks.isShareable(start, end)) {
+        return this.#readLater(buffer, start, end, started, isTurn, signal);
+      }
+      const rest = readGuest(this.#guest, buffer, guestOffset(start));
+      if (rest !== undefined) return this.#readRest(rest, start, end, started);
+      this.counters.end('read', started);
+      return alreadyDone;
+    } catch (error) {
+      if (started !== undefined) this.#readFailed(started);
+      return failed(error);
     }
   }
 
-  async #read(buffer: Uint8Array, position: number | bigint, op: Op): Promise<void> {
-    assertBytes('buffer', buffer);
-    const started = this.counters.begin('read');
-    try {
-      const { start, end } = checkRange(this.#guest.image.header.size, position, buffer.length);
-      op.signal?.throwIfAborted();
-      this.counters.bytes('read', buffer.length);
+  /** Reads in another turn of the event loop, or when nobody changes the range any more. */
+  async #readLater(
+    buffer: Uint8Array,
+    start: number,
+    end: number,
+    started: number,
+    isTurn: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    await this.#underWay(started, async () => {
+      if (!isTurn) await turn.next();
       const locked = this.#guest.locks.shared(start, end);
       const unlock = locked instanceof Promise ? await locked : locked;
       try {
+        signal?.throwIfAborted();
         await readGuest(this.#guest, buffer, guestOffset(start));
       } finally {
         unlock();
       }
+    });
+  }
+
+  /** Waits for what a read began, of a range that nobody changes now. */
+  async #readRest(rest: Promise<void>, start: number, end: number, started: number): Promise<void> {
+    const locked = this.#guest.locks.shared(start, end);
+    await this.#underWay(started, async () => {
+      try {
+        await rest;
+      } finally {
+        (locked instanceof Promise ? await locked : locked)();
+      }
+    });
+  }
+
+  async #underWay(started: number, work: () => Promise<void>): Promise<void> {
+    try {
+      await this.#gate.during(work);
     } catch (error) {
-      this.counters.failed('read');
+      this.#readFailed(started);
       throw error;
-    } finally {
-      this.counters.end('read', started);
     }
+    this.counters.end('read', started);
+  }
+
+  #readFailed(started: number): void {
+    this.counters.failed('read');
+    this.counters.end('read', started);
   }
 
   /** Reads without waiting; false when that cannot be, with anything in `buffer`. */
@@ -87,7 +130,7 @@ export class Requests {
     this.assertOpen();
     assertBytes('buffer', buffer);
     const { start } = checkRange(this.#guest.image.header.size, position, buffer.length);
-    if (isTraced()) return false;
+    if (isTraced() || !turn.begin()) return false;
     if (!readGuestNow(this.#guest, buffer, guestOffset(start))) return false;
     const started = this.counters.begin('read');
     this.counters.bytes('read', buffer.length);

@@ -34,7 +34,7 @@ export interface RequestStats {
 
 /** A cache of tables. */
 export interface CacheStats {
-  /** Look-ups that found what they wanted in memory. A read that finds its table there but not its data looks twice. */
+  /** Look-ups that found what they wanted in memory. */
   readonly hits: number;
   /** Look-ups that had to read. */
   readonly misses: number;

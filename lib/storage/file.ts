@@ -27,9 +27,6 @@ export interface FileOptions {
   lock?: boolean;
 }
 
-/** Reads that do not wait, in one turn of the event loop: the next one waits, so that others have their turn. */
-const cachedReadsInTurn = 128;
-
 export class FileStorage implements Storage {
   readonly name: string;
   /** Whether it refuses writes. */
@@ -45,7 +42,6 @@ export class FileStorage implements Storage {
   #unsyncedName: string | null = null;
   #flushFailure: unknown = null;
   #hasReadCached = true;
-  #cachedReads = 0;
   readonly #smallWrites = new SmallWrites(() => this.#fd);
   #underWay = 0;
   #whenIdle: (() => void) | null = null;
@@ -134,13 +130,16 @@ export class FileStorage implements Storage {
   }
 
   readCached(buffer: Uint8Array, position: number): boolean {
-    if (!this.#hasReadCached || this.#closing !== null) return false;
-    if (this.#cachedReads === cachedReadsInTurn) return false;
-    if (this.#cachedReads === 0) setImmediate(() => (this.#cachedReads = 0)).unref();
-    this.#cachedReads += 1;
-    const result = native.readCached(this.#fd, toBytes('position', position), buffer);
-    this.#hasReadCached = result !== OsResult.unsupported;
-    return result === 1;
+    const fd = this.#fd;
+    if (!this.#hasReadCached || this.#closing !== null || fd < 0) return false;
+    try {
+      const result = native.readCached(fd, position, buffer);
+      this.#hasReadCached = result !== OsResult.unsupported;
+      return result === 1;
+    } catch {
+      // What is wrong, a read that waits tells.
+      return false;
+    }
   }
 
   write(buffer: Uint8Array, position: number): Promise<void> {

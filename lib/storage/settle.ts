@@ -6,6 +6,13 @@ export async function settleAll(promises: readonly Promise<unknown>[]): Promise<
   for (const result of results) if (result.status === 'rejected') throw result.reason;
 }
 
+/** A promise that fails, for what must not throw. */
+export function failed(error: unknown): Promise<never> {
+  return Promise.resolve().then(() => {
+    throw error;
+  });
+}
+
 /** Requests begun one after the other and waited for together. */
 export class InFlight {
   readonly #requests: Promise<unknown>[] = [];
@@ -25,5 +32,11 @@ export class InFlight {
     const [only] = this.#requests;
     if (this.#requests.length === 1) await only;
     else if (this.#requests.length > 1) await settleAll(this.#requests);
+  }
+
+  /** Waits for all requests, then fails with `error`, which came up while they were begun. */
+  async failed(error: unknown): Promise<never> {
+    await this.settled().catch(() => undefined);
+    throw error;
   }
 }

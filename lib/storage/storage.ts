@@ -27,8 +27,8 @@ export interface Storage {
   /** Writes several buffers one behind the other, in one go. */
   writev?(buffers: readonly Uint8Array[], position: number): Promise<void>;
   /**
-   * Fills `buffer` at once, if that takes no waiting; false where {@link read} is needed, and the buffer then holds
-   * garbage. For small reads; it must say false now and then, so that a loop of reads lets others have a turn.
+   * Fills `buffer` at once, if that takes no waiting; false where {@link read} is needed, which is also to tell what is
+   * wrong, and the buffer then holds garbage. Called for small reads, and not for long without others having a turn.
    */
   readCached?(buffer: Uint8Array, position: number): boolean;
   /** Gives the space of a range back, so that it reads as zeros; never grows the store. False where the store cannot. */
