@@ -6,6 +6,7 @@
  */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
+import type * as nodeV8 from 'node:v8';
 import { Script } from 'node:vm';
 import type * as program from './process.js';
 
@@ -29,6 +30,27 @@ function compiledCode(name: string): Buffer | undefined {
     // Of files that only rare commands need.
     return undefined;
   }
+}
+
+/**
+ * V8 optimizes a function that has run for some milliseconds, in threads that take the processors from those of the job: a third of
+ * the time of a command that takes half a second. After ten times as long is soon enough for what runs for minutes. By the version of
+ * Node.js the flag that says when, and its default.
+ */
+const flags: Record<string, readonly [name: string, usual: number] | undefined> = {
+  20: ['interrupt-budget', 67_584],
+  22: ['invocation-count-for-turbofan', 3000],
+  24: ['invocation-count-for-turbofan', 3000],
+};
+const flag = flags[process.versions.node.split('.', 1).join()];
+// Loading it takes longer than `info` could gain.
+const v8 =
+  require.main === module && flag !== undefined && process.argv[2] !== 'info'
+    ? (module.require('node:v8') as typeof nodeV8)
+    : undefined;
+
+function optimizeAfter(times: number): void {
+  if (flag !== undefined) v8?.setFlagsFromString(`--${flag[0]}=${flag[1] * times}`);
 }
 
 type Wrapper = (
@@ -57,7 +79,10 @@ export function loadProgram(onScript?: (name: string, script: Script) => void): 
     const filename = join(folder, name);
     const source = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(filename, 'latin1')}\n})`;
     const cachedData = compiledCode(name);
+    // V8 takes no code that was compiled under other flags.
+    optimizeAfter(1);
     const script = new Script(source, { filename, ...(cachedData === undefined ? {} : { cachedData }) });
+    optimizeAfter(10);
     onScript?.(name, script);
     const wrapper = script.runInThisContext() as Wrapper;
     wrapper(module.exports, load, module, filename, folder);

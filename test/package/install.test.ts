@@ -117,6 +117,18 @@ describe('installed from the tarball', () => {
       'require(process.argv[1]).loadProgram((_, { cachedDataRejected }) => console.log(cachedDataRejected))';
     const { stdout } = await execute(process.execPath, ['--eval', ask, program]);
     expect(new Set(stdout.trim().split('\n'))).toEqual(new Set(['false']));
+    // As a process it changes flags of V8, which takes no code from under others.
+    const spy = at('spy.cjs');
+    await writeFile(
+      spy,
+      `const vm = require('node:vm');
+      vm.Script = class extends vm.Script {
+        constructor(...of) { super(...of); require('node:fs').writeSync(2, this.cachedDataRejected + '\\n'); }
+      };`,
+    );
+    const command = ['--require', spy, program, 'map', at('project/other.qcow2')];
+    const { stderr } = await execute(process.execPath, command);
+    expect(new Set(stderr.trim().split('\n'))).toEqual(new Set(['false']));
     // What another version of V8 would find.
     for (const name of await readdir(join(compiled, folder)))
       await writeFile(join(compiled, folder, name), 'something else');
