@@ -215,7 +215,7 @@ function bitmapsAtEnd(name: string, size: number, clusterSize: number): Kind {
 /** With the LUKS header moved behind all else: where it was there is room for it. */
 function luksHeaderAtEnd(name: string, size: number, clusterSize: number): Kind {
   const secret = 'abc';
-  const build = { options: { clusterSize, encryption: { secret, iterTimeMs: 10 } } };
+  const build = { options: { clusterSize, encryption: { secret, iterTimeMs: 0.01 } } };
   const make = async (): Promise<Start> => {
     const start = await makeOwn(size, build);
     const bytes = start.image.toBuffer();
@@ -287,7 +287,7 @@ export const kinds: readonly Kind[] = [
     dataFile: 'plain',
   }),
   own('with a bitmap', 100 * kib, { options: { clusterSize: 512 }, bitmap: 'since' }),
-  own('LUKS', 100 * kib, { options: { clusterSize: 4096, encryption: { secret: 'abc', iterTimeMs: 10 } } }),
+  own('LUKS', 100 * kib, { options: { clusterSize: 4096, encryption: { secret: 'abc', iterTimeMs: 0.01 } } }),
   withSnapshots('with snapshots', 100 * kib, 512, false),
   withSnapshots('extended L2 with snapshots', 200 * kib, 16384, true),
 ];

@@ -1,5 +1,5 @@
 /** LUKS's anti-forensic splitter: a key spread over many stripes, all of which are needed to get it back. */
-import { createHash, randomBytes } from 'node:crypto';
+import { hash as digest, randomBytes } from 'node:crypto';
 import { hashSize, type HashName } from './algorithms.js';
 
 /** Spreads `key` over `stripes` times its length; the result differs at each call. */
@@ -33,14 +33,18 @@ function mixStripes(material: Uint8Array, keyBytes: number, stripes: number, has
   return mixed;
 }
 
-/** Replaces each digest-sized piece by its hash together with the piece's number, the last one cut to what is left. */
+/**
+ * Replaces each digest-sized piece by its hash together with the piece's number, the last one cut to what is left.
+ * Thousands of hashes of some bytes are asked for; in one call each they take half the time.
+ */
 function diffuse(block: Uint8Array, hash: HashName): void {
   const size = hashSize(hash);
-  const number = Buffer.alloc(4);
   for (let at = 0; at < block.length; at += size) {
-    number.writeUInt32BE(at / size);
     const piece = block.subarray(at, at + size);
-    piece.set(createHash(hash).update(number).update(piece).digest().subarray(0, piece.length));
+    const numbered = Buffer.alloc(4 + piece.length);
+    numbered.writeUInt32BE(at / size);
+    numbered.set(piece, 4);
+    piece.set(digest(hash, numbered, 'buffer').subarray(0, piece.length));
   }
 }
 
