@@ -69,14 +69,16 @@ export class ImageArguments {
    * @param format in place of what `--format` says
    * @throws Failure
    */
-  name(given: string, format = this.#format): ImageName {
+  name(given: string, format = this.#format, withoutBacking = false): ImageName {
     if (this.imageOpts && format !== undefined) {
       throw new Failure('--image-opts and --format are mutually exclusive');
     }
-    return parseImageName(given, {
-      imageOpts: this.imageOpts,
-      ...(format === undefined ? {} : { format }),
-    });
+    return parseImageName(given, { imageOpts: this.imageOpts, withoutBacking, ...defined({ format }) });
+  }
+
+  /** Of an image whose backing file is not to be opened. @throws Failure where it is said which one to open */
+  nameWithoutBacking(given: string): ImageName {
+    return this.name(given, this.#format, true);
   }
 
   /** What the library is to be told about an image. @throws Failure for a secret that was not defined */
@@ -174,13 +176,6 @@ async function demandKey(disk: Qcow2, { keySecret }: ImageName): Promise<void> {
   if (disk.header.cryptMethod === 'none' || keySecret !== undefined) return;
   await disk.close();
   throw new Failure("Parameter 'encrypt.key-secret' is required for cipher");
-}
-
-/** The image, if nothing is said of its backing file but that it be left out. @throws Failure */
-export function withoutBackingOptions(name: ImageName): ImageName {
-  const { backing, given, format } = name;
-  if (typeof backing !== 'object') return name;
-  throw new Failure(`Could not open '${given}': ${unsupportedOption(format, backing.option).message}`);
 }
 
 function chosenPaths({ backing }: Pick<ImageName, 'backing'>): string[] {

@@ -32,8 +32,6 @@ export interface ImageName {
 export interface BackingName extends Omit<ImageName, 'path'> {
   /** Null for the file that the image names. */
   path: string | null;
-  /** The first of the options that say so. */
-  option: string;
 }
 
 const nbdProtocols = ['nbd', 'nbds', 'nbd+unix', 'nbds+unix'];

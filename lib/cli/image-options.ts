@@ -5,6 +5,8 @@ import { knownDriver, localPath, remoteUrl } from './image-name.js';
 import type { BackingName, ImageName } from './image-name.js';
 import { quote } from './json.js';
 import { parseSwitch, splitList } from './o-options.js';
+import { JsonNumber, readJson } from './read-json.js';
+import type { JsonValue } from './read-json.js';
 import { isRemoteDriver, remoteFromOptions } from './remote-options.js';
 import { sizeParameter } from './sizes.js';
 
@@ -12,14 +14,21 @@ type Window = NonNullable<OpenOptions['window']>;
 /** By their full names, `file.filename` among them. */
 type ImageOptions = ReadonlyMap<string, string>;
 
+export interface NameOptions {
+  imageOpts: boolean;
+  /** What `-f` said. */
+  format?: string;
+  /** Refuses what is said of a backing file, but that it be left out. */
+  withoutBacking?: boolean;
+}
+
 /**
  * Reads the name of an existing image.
- * @param format what `-f` said
  * @throws Failure in the words of qemu-img
  */
-export function parseImageName(given: string, options: { imageOpts: boolean; format?: string }): ImageName {
+export function parseImageName(given: string, options: NameOptions): ImageName {
   try {
-    if (options.imageOpts) return nameFromOptions(given, listOptions(given), false);
+    if (options.imageOpts) return nameFromOptions(given, listOptions(given), false, options.withoutBacking);
     if (given.startsWith('json:')) {
       // What -f says counts more than what is inside.
       const { format } = options;
@@ -27,6 +36,7 @@ export function parseImageName(given: string, options: { imageOpts: boolean; for
         given,
         new Map([...jsonOptions(given), ...(format === undefined ? [] : [['driver', format] as const])]),
         true,
+        options.withoutBacking,
       );
     }
     const format = options.format === undefined ? undefined : knownDriver(options.format);
@@ -54,30 +64,32 @@ function listOptions(given: string): ImageOptions {
 }
 
 function jsonOptions(given: string): ImageOptions {
-  let parsed: unknown;
+  const parsed = readOptions(given.slice('json:'.length));
+  if (!(parsed instanceof Map)) throw new Failure('Invalid JSON object given');
+  return new Map([...parsed].flatMap(([name, value]) => flatten(name, value)));
+}
+
+function readOptions(text: string): JsonValue {
   try {
-    parsed = JSON.parse(given.slice('json:'.length));
-  } catch (cause) {
-    throw new Failure(`Could not parse the JSON options: ${(cause as SyntaxError).message}`, { cause });
+    return readJson(text);
+  } catch (error) {
+    if (!(error instanceof Failure)) throw error;
+    throw new Failure(`Could not parse the JSON options: ${error.message}`, { cause: error });
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
-    throw new Failure('Invalid JSON object given');
-  }
-  return new Map(flatten(parsed, ''));
 }
 
 /** `{"file": {"filename": "x"}}` says the same as `{"file.filename": "x"}`. */
-function flatten(object: object, prefix: string): [string, string][] {
-  return Object.entries(object).flatMap(([name, value]: [string, unknown]): [string, string][] => {
-    if (typeof value === 'object' && value !== null) return flatten(value, `${prefix}${name}.`);
-    return [[prefix + name, plainText(value as string | number | boolean | null)]];
-  });
+function flatten(name: string, value: JsonValue): [string, string][] {
+  if (typeof value !== 'object' || value === null || value instanceof JsonNumber)
+    return [[name, plainText(value)]];
+  return [...value.entries()].flatMap(([inner, one]) => flatten(`${name}.${inner}`, one));
 }
 
 /** A value of JSON that is no object, as one would write it in a list. */
-function plainText(value: string | number | boolean | null): string {
+function plainText(value: string | boolean | null | JsonNumber): string {
+  if (value instanceof JsonNumber) return value.text;
   if (typeof value === 'boolean') return value ? 'on' : 'off';
-  return value === null ? '' : String(value);
+  return value ?? '';
 }
 
 /** Options that are understood by any format and change nothing here. */
@@ -112,7 +124,13 @@ const knownQcow2Options = new Set(['encrypt.key-secret', 'encrypt.format']);
 /** The part of the file that is shown. */
 const rawOptions = ['offset', 'size'];
 
-function nameFromOptions(given: string, options: ImageOptions, isJson: boolean): ImageName {
+function nameFromOptions(
+  given: string,
+  options: ImageOptions,
+  isJson: boolean,
+  withoutBacking = false,
+): ImageName {
+  if (withoutBacking) refuseBackingOptions(options);
   const { path, ...name } = imageFromOptions(given, options, isJson);
   if (path !== null) return { ...name, path };
   throw new Failure(
@@ -122,15 +140,12 @@ function nameFromOptions(given: string, options: ImageOptions, isJson: boolean):
   );
 }
 
-/** An image whose file may be left to be found otherwise. */
-type MaybeNamed = Omit<BackingName, 'option'>;
-
 function imageFromOptions(
   given: string,
   options: ImageOptions,
   isJson: boolean,
   isBacking = false,
-): MaybeNamed {
+): BackingName {
   const driver = options.get('driver');
   if (options.has('file')) throw noSuchNode(options.get('file') ?? '');
   if (driver === 'file') return fromFileDriver(given, options);
@@ -176,7 +191,8 @@ function fileFromOptions(options: ImageOptions, isJson: boolean): FilePart | nul
   if (driver === 'raw') return windowedPart(options, isJson);
   if (driver !== undefined && driver !== 'file') throw new Failure(`Unknown driver '${driver}'`);
   const path = options.get('filename');
-  if (path === undefined) return null;
+  if (path === undefined && driver === undefined) return null;
+  if (path === undefined) throw withoutName();
   const unknown = [...options.keys()].find(
     (name) => !knownFileOptions.has(name) && !ignoredFileOptions.has(name),
   );
@@ -223,6 +239,21 @@ function windowFromOptions(options: ImageOptions, file: FilePart | null): Window
   return { ...(offset === undefined ? {} : { offset }), ...(size === undefined ? {} : { size }) };
 }
 
+/** The first of the options that say what backing file to open, the driver before all others. */
+function backingOption(options: ImageOptions): string | undefined {
+  if (options.has('backing.driver')) return 'backing.driver';
+  return [...options.keys()].find((name) => name.startsWith('backing.'));
+}
+
+function refuseBackingOptions(options: ImageOptions): void {
+  const option = backingOption(options);
+  const isNode = (options.get('backing') ?? '') !== '';
+  const name = isNode && option !== 'backing.driver' ? 'backing' : option;
+  if (name === undefined) return;
+  const driver = options.get('driver');
+  throw unsupportedOption(driver === undefined ? undefined : knownDriver(driver), name);
+}
+
 /** What `backing.` options say; null without them. */
 function backingFromOptions(
   given: string,
@@ -232,10 +263,10 @@ function backingFromOptions(
 ): 'none' | BackingName | null {
   const node = options.get('backing');
   const inner = under('backing', options);
-  const [first] = inner.has('driver') ? ['driver'] : inner.keys();
+  const first = backingOption(options);
   if (first === undefined && (node === undefined || node === '')) return node === undefined ? null : 'none';
   if (format === 'raw') throw new Failure("Driver doesn't support backing files");
-  if (first !== undefined && node === '') throw unsupportedOption(format, `backing.${first}`);
+  if (first !== undefined && node === '') throw unsupportedOption(format, first);
   try {
     if (first === undefined) throw noSuchNode(node ?? '');
     if (node !== undefined || inner.has('file')) {
@@ -243,7 +274,7 @@ function backingFromOptions(
         'Cannot reference an existing block device with additional options or a new filename',
       );
     }
-    return { ...imageFromOptions(given, inner, isJson, true), option: `backing.${first}` };
+    return imageFromOptions(given, inner, isJson, true);
   } catch (error) {
     throw error instanceof Failure ? ofBackingFile(error) : error;
   }
@@ -258,7 +289,7 @@ export function ofBackingFile(error: Failure): Failure {
 /** `driver=file,filename=x` is the bare file. */
 function fromFileDriver(given: string, options: ImageOptions): ImageName {
   const path = options.get('filename');
-  if (path === undefined) throw new Failure("The 'file' block driver requires a file name");
+  if (path === undefined) throw withoutName();
   return { given, shown: path, path, format: 'raw', protocol: 'file' };
 }
 
@@ -280,6 +311,10 @@ export function unsupportedOption(format: ImageFormat | undefined, name: string)
 
 function isOff(value: string): boolean {
   return value !== 'auto' && !parseSwitch('locking', value);
+}
+
+function withoutName(): Failure {
+  return new Failure("The 'file' block driver requires a file name");
 }
 
 function noSuchNode(name: string): Failure {

@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs';
 import { systemErrorText } from './error-text.js';
 import { Failure } from './failure.js';
 import { splitList } from './o-options.js';
+import { readJson } from './read-json.js';
 
 /** The secrets given so far. */
 export class Secrets {
@@ -95,13 +96,15 @@ function fromList(definition: string): Map<string, string> {
 }
 
 function fromJson(definition: string): Map<string, string> {
-  try {
-    return new Map(
-      Object.entries(JSON.parse(definition) as object).map(([name, value]) => [name, String(value)]),
-    );
-  } catch (cause) {
-    throw new Failure('JSON parse error, invalid object definition', { cause });
+  const object = readJson(definition);
+  if (!(object instanceof Map)) throw new Failure('Invalid JSON object given');
+  const properties = new Map<string, string>();
+  for (const [name, value] of object) {
+    if (typeof value !== 'string')
+      throw new Failure(`Invalid parameter type for '${name}', expected: string`);
+    properties.set(name, value);
   }
+  return properties;
 }
 
 function load(data: string | undefined, file: string | undefined): Buffer {

@@ -46,6 +46,14 @@ sameOutput(
   --image-opts ${onRaw}
   --backing-chain --image-opts ${onRaw}
   --backing-chain ${overJson('null')}
+  --image-opts ${over},backing=x
+  --image-opts ${over},backing=x,backing.driver=raw
+  --image-opts ${over},backing.foo=1
+  --image-opts ${over},backing.foo=1,backing.driver=raw
+  --image-opts ${over},backing.backing=x
+  --image-opts ${raw},backing=x
+  --image-opts ${raw},backing.driver=raw
+  --image-opts driver=qcow2,file.driver=file
 `,
 );
 
@@ -122,7 +130,14 @@ sameResult(
   --image-opts driver=qcow2,file.filename=states.qcow2,backing.driver=raw,backing.file.filename=other.raw
 `,
 );
-sameResult('rebase', `--image-opts -b '' ${onRaw}\n--image-opts -u -b '' ${onRaw}`);
+sameResult(
+  'rebase',
+  `
+  --image-opts -b '' ${onRaw}
+  --image-opts -u -b '' ${onRaw}
+  --image-opts -u -b '' ${over},backing=x
+`,
+);
 sameResult(
   'resize',
   `
@@ -136,7 +151,7 @@ sameResult(
 `,
 );
 sameResult('snapshot', `-c x --image-opts ${onRaw}`);
-sameResult('bitmap', `--add --image-opts ${onRaw} x`);
+sameResult('bitmap', `--add --image-opts ${onRaw} x\n--add --image-opts ${over},backing=x x`);
 sameResult('amend', `-o lazy_refcounts=on --image-opts ${onRaw}`);
 sameResult(
   'dd',

@@ -4,7 +4,7 @@ import { hasCode } from '../../errors.js';
 import { failure, reasonOf } from '../error-text.js';
 import { Failure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
-import { ImageArguments, withoutBackingOptions } from '../image-arguments.js';
+import { ImageArguments } from '../image-arguments.js';
 import { parseImageName } from '../image-options.js';
 import type { Disk, Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
@@ -15,7 +15,7 @@ import { spec } from '../specs/bitmap.js';
 export async function run(words: readonly string[], context: Context): Promise<number> {
   const request = parse(words);
   const { images, file } = request;
-  const name = withoutBackingOptions(images.name(file));
+  const name = images.nameWithoutBacking(file);
   const { disk } = await images.openForWriting(name, context, { backing: 'none', data: true });
   const opened = [disk];
   try {
@@ -86,9 +86,10 @@ function parse(words: readonly string[]): Request {
 async function openSource(file: string, { images, sourceFormat }: Request, opened: Disk[]): Promise<Disk> {
   const name = parseImageName(file, {
     imageOpts: false,
+    withoutBacking: true,
     ...(sourceFormat === null ? {} : { format: sourceFormat }),
   });
-  const { disk } = await images.openDisk(withoutBackingOptions(name), { backing: 'none', data: true });
+  const { disk } = await images.openDisk(name, { backing: 'none', data: true });
   opened.push(disk);
   return disk;
 }

@@ -3,7 +3,7 @@ import { describe, describeChain } from '../chain.js';
 import type { Context } from '../context.js';
 import { UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
-import { ImageArguments, withoutBackingOptions } from '../image-arguments.js';
+import { ImageArguments } from '../image-arguments.js';
 import type { ImageName } from '../image-name.js';
 import { toJson } from '../json.js';
 import { spec } from '../specs/info.js';
@@ -46,5 +46,5 @@ function parse(words: readonly string[]): Request {
   }
   const [file, ...more] = line.positionals;
   if (file === undefined || more.length > 0) throw new UsageFailure('Expecting one image file name');
-  return { output: outputFormat(output), images, chain, name: withoutBackingOptions(images.name(file)) };
+  return { output: outputFormat(output), images, chain, name: images.nameWithoutBacking(file) };
 }

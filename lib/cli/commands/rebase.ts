@@ -5,7 +5,7 @@ import { hasCode } from '../../errors.js';
 import { failure, openReason, reasonOf } from '../error-text.js';
 import { Failure, isTold, UsageFailure } from '../failure.js';
 import { CommandLine } from '../getopt.js';
-import { ImageArguments, withoutBackingOptions } from '../image-arguments.js';
+import { ImageArguments } from '../image-arguments.js';
 import { besideImage, knownDriver, localPath } from '../image-name.js';
 import { parseImageName } from '../image-options.js';
 import type { ImageName } from '../image-name.js';
@@ -24,7 +24,7 @@ export async function run(words: readonly string[], context: Context): Promise<n
   await withProgress(request, context, async (progress) => {
     progress?.begin();
     const { images, unsafe, file } = request;
-    const name = unsafe ? withoutBackingOptions(images.name(file)) : images.name(file);
+    const name = unsafe ? images.nameWithoutBacking(file) : images.name(file);
     const opening = unsafe ? ({ backing: 'none', data: true } as const) : ({ data: true } as const);
     const { disk } = await images.openForWriting(name, context, opening);
     try {
