@@ -1,6 +1,6 @@
 /** `-` in place of a file name: `convert` writes an image to standard output, or reads one from standard input. */
 import { createReadStream, createWriteStream, fstatSync } from 'node:fs';
-import { addAbortSignal, type Readable } from 'node:stream';
+import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { difference, openDisk, toQcow2Stream } from '../index.js';
 import type { CreateOptions, Disk, ImageFormat, ToQcow2StreamOptions } from '../index.js';
@@ -33,14 +33,19 @@ export async function writeToStandardOutput(disk: Disk, request: StreamRequest):
   const base = backing === undefined ? null : await openBase(backing);
   try {
     const stream = streamOf(disk, base, request);
-    await pipeline(stream, createWriteStream('', { fd: stdout, autoClose: false }), {
-      signal: request.signal,
-    });
+    await withStandardOutput((output) => pipeline(stream, output, { signal: request.signal }));
+  } finally {
+    await base?.close();
+  }
+}
+
+/** @throws BrokenPipe when nobody reads any more */
+export async function withStandardOutput(write: (output: Writable) => Promise<void>): Promise<void> {
+  try {
+    await write(createWriteStream('', { fd: stdout, autoClose: false }));
   } catch (error) {
     if (error instanceof Error && 'code' in error && error.code === 'EPIPE') throw new BrokenPipe();
     throw error;
-  } finally {
-    await base?.close();
   }
 }
 

@@ -34,32 +34,35 @@ describe('the program', () => {
     expect(code).toBe(141);
   });
 
-  it.each(['rebase -p -b lower.qcow2 -F qcow2 upper.qcow2', 'amend -p -o refcount_bits=8 upper.qcow2'])(
-    'leaves a valid image when nobody reads the progress of %s',
-    async (line) => {
-      for (const [name, pattern] of [
-        ['lower', 1],
-        ['other', 2],
-      ] as const) {
-        const image = await create(join(directory, `${name}.qcow2`), 2 ** 22);
-        await image.write(Buffer.alloc(2 ** 21, pattern), 0);
-        await image.close();
-      }
-      const upper = ['-b', 'other.qcow2', '-F', 'qcow2', 'upper.qcow2'];
-      tool('qemu-img', ['create', '-q', '-f', 'qcow2', ...upper], directory);
-      tool('qemu-io', ['-c', 'write -P 7 1M 64k', 'upper.qcow2'], directory);
-      tool('qemu-img', ['convert', '-O', 'raw', 'upper.qcow2', 'upper.raw'], directory);
-      const args = [mainScript, ...line.split(' ')];
-      const child = spawn(process.execPath, args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
-      child.stdout.destroy();
-      let complaints = '';
-      child.stderr.on('data', (data: Buffer) => (complaints += data.toString()));
-      const [code] = (await once(child, 'close')) as [number | null];
-      expect({ code, complaints }).toEqual({ code: 141, complaints: '' });
-      expect(tool('qemu-img', ['compare', 'upper.qcow2', 'upper.raw'], directory)).toContain('identical');
-      tool('qemu-img', ['check', '-q', 'upper.qcow2'], directory);
-    },
-  );
+  it.each([
+    'rebase -p -b lower.qcow2 -F qcow2 upper.qcow2',
+    'amend -p -o refcount_bits=8 upper.qcow2',
+    'compact -p upper.qcow2',
+    'compact --output=json upper.qcow2',
+    'dehydrate upper.qcow2 -',
+  ])('leaves a valid image when nobody reads what is printed by %s', async (line) => {
+    for (const [name, pattern] of [
+      ['lower', 1],
+      ['other', 2],
+    ] as const) {
+      const image = await create(join(directory, `${name}.qcow2`), 2 ** 22);
+      await image.write(Buffer.alloc(2 ** 21, pattern), 0);
+      await image.close();
+    }
+    const upper = ['-b', 'other.qcow2', '-F', 'qcow2', 'upper.qcow2'];
+    tool('qemu-img', ['create', '-q', '-f', 'qcow2', ...upper], directory);
+    tool('qemu-io', ['-c', 'write -P 7 1M 1M', '-c', 'discard 1M 256k', 'upper.qcow2'], directory);
+    tool('qemu-img', ['convert', '-O', 'raw', 'upper.qcow2', 'upper.raw'], directory);
+    const args = [mainScript, ...line.split(' ')];
+    const child = spawn(process.execPath, args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
+    child.stdout.destroy();
+    let complaints = '';
+    child.stderr.on('data', (data: Buffer) => (complaints += data.toString()));
+    const [code] = (await once(child, 'close')) as [number | null];
+    expect({ code, complaints }).toEqual({ code: 141, complaints: '' });
+    expect(tool('qemu-img', ['compare', 'upper.qcow2', 'upper.raw'], directory)).toContain('identical');
+    tool('qemu-img', ['check', '-q', 'upper.qcow2'], directory);
+  });
 
   it.each(['SIGINT', 'SIGTERM'] as const)('takes away its half-written output after %s', async (signal) => {
     const target = join(directory, `target-${signal}`);

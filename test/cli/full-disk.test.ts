@@ -21,6 +21,9 @@ beforeAll(() => {
   // Refcounts of 64 bits take eight times the blocks.
   img('create', '-q', '-f', 'qcow2', '-o', 'cluster_size=512,refcount_bits=1', 'tight.qcow2', '64M');
   tool('qemu-io', ['-c', 'write 0 1000k', 'tight.qcow2'], fixtures);
+  // What compact moves goes into a hole.
+  img('create', '-q', '-f', 'qcow2', 'loose.qcow2', '64M');
+  tool('qemu-io', ['-d', 'unmap', '-c', 'write -P 8 0 4M', '-c', 'discard 0 2M', 'loose.qcow2'], fixtures);
   execFileSync(process.execPath, [mainScript, 'dehydrate', 'data.qcow2', 'data.dehydrated'], {
     cwd: fixtures,
   });
@@ -80,11 +83,12 @@ describe('a disk without room', () => {
     ['snapshot -c state top.qcow2', undefined, 'top.qcow2'],
     ['rebase -b data.qcow2 -F qcow2 low.qcow2', undefined, 'low.qcow2'],
     ['amend -o refcount_bits=64 tight.qcow2', undefined, 'tight.qcow2'],
+    ['compact loose.qcow2', undefined, 'loose.qcow2'],
   ])('is told by %s, which leaves no damage', (line, input, image) => {
     const { code, stderr } = runConfined(line.split(' '), input);
     expect(code).toBe(1);
     expect(stderr).toMatch(/^qcow2: .*File too large\n$/);
-    for (const file of ['base.qcow2', 'top.qcow2', 'low.qcow2', 'tight.qcow2']) {
+    for (const file of ['base.qcow2', 'top.qcow2', 'low.qcow2', 'tight.qcow2', 'loose.qcow2']) {
       // Leaks are no damage.
       const { status } = spawnSync('qemu-img', ['check', '-q', file], { cwd: directory });
       expect([0, 3]).toContain(status);
@@ -94,6 +98,23 @@ describe('a disk without room', () => {
     const content = tool('qemu-img', ['compare', join(fixtures, image), image], directory);
     // What a write had written before is no other's.
     if (!line.startsWith('write')) expect(content).toContain('identical');
+  });
+
+  it('is told by compact on a file system that is full, which leaves no damage', () => {
+    // 256 KiB are left.
+    const script =
+      'mkdir full && mount -t tmpfs -o size=8m none full && cp --sparse=always loose.qcow2 full && ' +
+      '{ cat /dev/zero > full/rest || truncate -s -256K full/rest; } 2> /dev/null; "$@" full/loose.qcow2; ' +
+      'status=$?; cp --sparse=always full/loose.qcow2 kept.qcow2; exit $status';
+    const words = ['-rm', 'bash', '-c', script, 'bash', process.execPath, mainScript, 'compact'];
+    const { status, stderr } = spawnSync('unshare', words, { cwd: directory, encoding: 'utf8' });
+    expect(stderr).toMatch(/^qcow2: .*No space left on device\n$/);
+    expect(status).toBe(1);
+    expect([0, 3]).toContain(
+      spawnSync('qemu-img', ['check', '-q', 'kept.qcow2'], { cwd: directory }).status,
+    );
+    const compared = tool('qemu-img', ['compare', join(fixtures, 'loose.qcow2'), 'kept.qcow2'], directory);
+    expect(compared).toContain('identical');
   });
 
   it('says that an image that was there is incomplete now', () => {

@@ -8,6 +8,7 @@ import { ImageArguments } from '../image-arguments.js';
 import { dehydrate, type DehydrateOptions } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { spec } from '../specs/dehydrate.js';
+import { standardStream, withStandardOutput } from '../standard-streams.js';
 import { writingTo } from '../unfinished.js';
 
 export async function run(words: readonly string[], { complain }: Context): Promise<number> {
@@ -30,7 +31,7 @@ export async function run(words: readonly string[], { complain }: Context): Prom
   const work = (output: string | Writable): Promise<void> =>
     interruptible((signal) => dehydrate(source.path, output, { ...options, signal }));
   try {
-    if (target === '-') await work(process.stdout);
+    if (target === standardStream) await withStandardOutput(work);
     else await writingTo(target, complain, () => work(target));
   } catch (error) {
     throw failureBetween(source.given, target, error);
