@@ -37,7 +37,25 @@ describe('a name in JSON', () => {
   it('is read as QEMU reads it, whatever is struck out of it or put in', async () => {
     const random = new Random(20261126);
     const names = '{"a":"b", "c": {"d":[1,{"e":null}, -2.5e3],"f":"\\n"},"g":true}';
-    const pieces = ['"', "'", '{', '}', '[', ']', ',', ':', '\\', '1', '-', '.', 'e', 'null', 'x', ' ', '0'] as const;
+    const pieces = [
+      '"',
+      "'",
+      '{',
+      '}',
+      '[',
+      ']',
+      ',',
+      ':',
+      '\\',
+      '1',
+      '-',
+      '.',
+      'e',
+      'null',
+      'x',
+      ' ',
+      '0',
+    ] as const;
     for (let run = 0; run < 60; run += 1) {
       let text = random.chance(0.3) ? names.replaceAll('"', "'") : names;
       for (let changes = random.between(1, 3); changes > 0; changes -= 1) {

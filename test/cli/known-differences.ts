@@ -24,9 +24,23 @@ const knownDifferences: readonly KnownDifference[] = [
       bothFail(comparison) && comparison.ours.stderr.startsWith(comparison.theirs.stderr),
   },
   {
-    why: 'formats and protocols that this package does not have are unknown to it whatever else is wrong',
+    why: 'formats and protocols that a command does not have are unknown to it whatever else is wrong',
     covers: (args, { theirs, ours }) =>
-      theirs.code !== 0 && ours.code !== 0 && names(args, /vmdk|qcow3|driver=(nbd)?$/),
+      ours.code !== 0 &&
+      (names(args, /vmdk/) || (theirs.code !== 0 && names(args, /qcow3|driver=(nbd)?$|^of=nbd:/))),
+  },
+  {
+    why: 'with -U an image is not opened for writing; what else is wrong with its name may be told first',
+    covers: (_, comparison) =>
+      bothFail(comparison) && comparison.theirs.stderr.includes('force-share=on can only be used with'),
+  },
+  {
+    why: 'qemu-img says that it makes bitmaps of an empty disk, and loses them',
+    covers: (args, { ours, files }) =>
+      args[0] === 'bitmap' &&
+      ours.code === 1 &&
+      /0 bytes cannot have/.test(ours.stderr) &&
+      files.length === 0,
   },
   {
     why: 'qemu-img writes over its own source, or over a file below it, and loses both',
@@ -61,7 +75,7 @@ const knownDifferences: readonly KnownDifference[] = [
     why: 'an encrypted image can be resized and checked, and one be repaired whose backing file is missing',
     covers: (args, { theirs, ours }) =>
       (args[0] === 'resize' && names(args, /luks/) && theirs.code === 1 && ours.code === 0) ||
-      (args[0] === 'check' && names(args, /orphan|luks/) && theirs.code === 1 && ours.code === 0),
+      (args[0] === 'check' && names(args, /orphan|luks|missing$/) && theirs.code === 1 && ours.code === 0),
   },
   {
     why: 'qemu-img ends with 0 where it refuses to take a target with a backing file for zeros',
