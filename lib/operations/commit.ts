@@ -21,7 +21,7 @@ import type { Storage } from '../storage/storage.js';
 import { Checkpoints, defaultInterval, type Resumable } from './checkpoint.js';
 import { CommitFiles } from './commit-files.js';
 import type { Stretch } from './commit-plan.js';
-import { inOrder } from './in-order.js';
+import { defaultConcurrency, inOrder } from './in-order.js';
 import { Pace, type Paced } from './pace.js';
 import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
 import { trimFile } from './trim-file.js';
@@ -37,7 +37,6 @@ export interface CommitOptions extends Job, Paced, Resumable {
 }
 
 const chunkBytes = 1024 * 1024;
-const defaultConcurrency = 4;
 
 /**
  * Commits an image. Nobody else changes it meanwhile.

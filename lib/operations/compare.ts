@@ -7,7 +7,7 @@ import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import { FileComparison } from './compare-files.js';
 import { FilePlan } from './file-plan.js';
-import { inOrder } from './in-order.js';
+import { defaultConcurrency, inOrder } from './in-order.js';
 import { largestCluster } from './layers.js';
 
 /** A range in which two disks differ. */
@@ -34,7 +34,6 @@ export interface CompareOptions extends Job, ByteRange {
 
 const sector = 512;
 const chunkBytes = 1024 * 1024;
-const defaultConcurrency = 4;
 /** Bytes of a unit of native work: both sides of it stay in the processor's cache. */
 const minUnit = 256 * 1024;
 /** Shorter ranges are not worth setting up native jobs for, bytes. */

@@ -8,6 +8,7 @@ import type { Checkpoints } from './checkpoint.js';
 import { copyBatches, type Batch } from './copy-batches.js';
 import { FilePlan } from './file-plan.js';
 import { FileTransfer } from './file-transfer.js';
+import { defaultConcurrency } from './in-order.js';
 import { largestCluster } from './layers.js';
 import { Pace, type Paced } from './pace.js';
 import { copySpans, type Span, type Treatment } from './copy-spans.js';
@@ -26,7 +27,6 @@ export interface CopyPlan {
 
 /** Bytes of a request, unless blocks are larger. */
 const chunkBytes = 1024 * 1024;
-const defaultConcurrency = 4;
 /** Bytes of a unit of native work: long writes cost the file system less. */
 const minUnit = 1024 * 1024;
 const maxUnit = 2 * 1024 * 1024;

@@ -6,7 +6,7 @@ import { native } from '../native.js';
 import type { ImageFormat, OpenOptions, Source } from '../options.js';
 import { openSourceDisk } from './convert.js';
 import { Digester, digestLengths, type HashAlgorithm } from './digester.js';
-import { inOrder } from './in-order.js';
+import { defaultConcurrency, inOrder } from './in-order.js';
 import { storedBlocks } from './stored-blocks.js';
 import { closeAll } from '../storage/closable.js';
 
@@ -62,7 +62,6 @@ export interface Mismatch {
 const defaultBlockSize = 4 * 1024 * 1024;
 const maxBlockSize = 64 * 1024 * 1024;
 const maxDigestBytes = 2 ** 30;
-const defaultConcurrency = 4;
 
 /** A block and its digest; `bytes` is null where it is all zeros. */
 interface Hashed {

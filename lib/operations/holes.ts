@@ -32,10 +32,9 @@ export async function* withHoles(
 /** Marks the rows that lie in a hole; false when one of them lies there in part, and has to be divided. */
 function markWhole(rows: Float64Array, files: readonly (FileHoles | null)[]): boolean {
   for (let at = 0; at < rows.length; at += extentStride) {
-    const place = rows[at + ExtentColumn.hostOffset] ?? -1;
-    if (rows[at + ExtentColumn.type] !== ExtentTypeIndex.data || place < 0) continue;
-    const holes = files[rows[at + ExtentColumn.depth] ?? 0] ?? null;
+    const holes = holesAround(rows, at, files);
     if (holes === null) continue;
+    const place = rows[at + ExtentColumn.hostOffset] ?? 0;
     const isHole = holes.isAt(place);
     if (holes.end < place + (rows[at + ExtentColumn.length] ?? 0)) return false;
     if (isHole) rows[at + ExtentColumn.type] = dataInHole;
@@ -47,8 +46,8 @@ function divided(rows: Float64Array, files: readonly (FileHoles | null)[]): Floa
   const parts = new MergedRows();
   for (let at = 0; at < rows.length; at += extentStride) {
     const [start = 0, length = 0, type = 0, depth = 0, place = -1] = rows.subarray(at, at + extentStride);
-    const holes = files[depth] ?? null;
-    if (holes === null || type !== ExtentTypeIndex.data || place < 0) {
+    const holes = holesAround(rows, at, files);
+    if (holes === null) {
       parts.add(start, length, type, depth, place);
       continue;
     }
@@ -60,6 +59,13 @@ function divided(rows: Float64Array, files: readonly (FileHoles | null)[]): Floa
     }
   }
   return parts.takeAll();
+}
+
+/** Those that a row may lie in: of the file that has its data; null for what has no place in a file, or one without holes. */
+function holesAround(rows: Float64Array, at: number, files: readonly (FileHoles | null)[]): FileHoles | null {
+  const isPlaced = (rows[at + ExtentColumn.hostOffset] ?? -1) >= 0;
+  if (!isPlaced || rows[at + ExtentColumn.type] !== ExtentTypeIndex.data) return null;
+  return files[rows[at + ExtentColumn.depth] ?? 0] ?? null;
 }
 
 /** The holes of the file that holds an image's data; null where there are none to be looked for. */

@@ -1,5 +1,8 @@
 /** Runs jobs side by side and hands on their results in the order of the jobs. */
 
+/** How many of a whole-image job are under way unless told otherwise: they keep a disk busy, in a few megabytes. */
+export const defaultConcurrency = 4;
+
 /**
  * Begins `work` on up to `limit` items at a time. Jobs under way have settled when this ends, however it ends, so that
  * their buffers are free again.

@@ -7,12 +7,12 @@ import type { Comparable } from './compare.js';
 import { FilePlan } from './file-plan.js';
 import { FileTransfer, type TargetRoom } from './file-transfer.js';
 import { ImageRoom } from './image-room.js';
+import { defaultConcurrency } from './in-order.js';
 import { largestCluster } from './layers.js';
 import { isPlainFile, withDescriptors } from './plain-file.js';
 import { RowTable } from './row-table.js';
 import { UnitRows } from './unit-rows.js';
 
-const defaultConcurrency = 4;
 /** Bytes of a unit that is copied, unless clusters are larger. */
 const minUnit = 1024 * 1024;
 /**

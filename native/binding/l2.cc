@@ -37,46 +37,47 @@ RangeArguments takeRange(Arguments& args) {
   return {format, {start, length}, table};
 }
 
-void requireEntries(Arguments& args, const L2Format& format, Bytes table, uint64_t first, uint64_t count) {
+struct EntriesArguments {
+  L2Format format;
+  Bytes table;
+  size_t first;
+  size_t count;
+  Span<double> out;
+};
+
+// The arguments that the functions for runs of entries share: table, flags, clusterBits, first, count, and at
+// `outIndex` room for what one entry may give, `stride` numbers a run. Takes the buffers last, as takeRange.
+EntriesArguments takeEntries(Arguments& args, size_t outIndex, size_t stride) {
+  const L2Format format = takeL2Format(args, 1, 2);
+  const uint64_t first = args.natural(3, "first");
+  const uint64_t count = args.natural(4, "count");
+  const Bytes table = takeL2Table(args, 0, format);
+  const Span<double> out = args.doubles(outIndex, "out");
+  if (args.failed()) return {format, {}, 0, 0, {}};
   const uint64_t entries = table.size() / format.entrySize();
   args.requireRange(first <= entries, "first", "inside the table");
   args.requireRange(first <= entries && count <= entries - first, "count",
                     "such that the entries end inside the table");
+  const size_t needed = maxRunsPerEntry(format) * stride;
+  args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
+  return {format, table, static_cast<size_t>(first), static_cast<size_t>(count), out};
 }
 
 napi_value mapTable(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const L2Format format = takeL2Format(args, 1, 2);
-  const uint64_t first = args.natural(3, "first");
-  const uint64_t count = args.natural(4, "count");
-  const Bytes table = takeL2Table(args, 0, format);
-  const Span<double> out = args.doubles(5, "out");
+  const auto [format, table, first, count, out] = takeEntries(args, 5, kRunStride);
   if (args.failed()) return nullptr;
-  requireEntries(args, format, table, first, count);
-  const size_t needed = maxRunsPerEntry(format) * kRunStride;
-  args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
-  if (args.failed()) return nullptr;
-  return number(env, static_cast<double>(
-                         mapL2(format, table, static_cast<size_t>(first), static_cast<size_t>(count), out)));
+  return number(env, static_cast<double>(mapL2(format, table, first, count, out)));
 }
 
 napi_value extentRows(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
-  const L2Format format = takeL2Format(args, 1, 2);
-  const uint64_t first = args.natural(3, "first");
-  const uint64_t count = args.natural(4, "count");
   // A table covers less than 2^40 bytes, so that all ends are safe integers.
   const uint64_t start = args.natural(5, "start", kMaxSafeInteger - (uint64_t{1} << 40));
   const bool placed = args.boolean(6, "placed");
-  const Bytes table = takeL2Table(args, 0, format);
-  const Span<double> out = args.doubles(7, "out");
+  const auto [format, table, first, count, out] = takeEntries(args, 7, kExtentStride);
   if (args.failed()) return nullptr;
-  requireEntries(args, format, table, first, count);
-  const size_t needed = maxRunsPerEntry(format) * kExtentStride;
-  args.requireRange(out.size() >= needed, "out.length", "at least " + std::to_string(needed));
-  if (args.failed()) return nullptr;
-  return number(env, static_cast<double>(mapExtents(format, table, static_cast<size_t>(first),
-                                                    static_cast<size_t>(count), start, placed, out)));
+  return number(env, static_cast<double>(mapExtents(format, table, first, count, start, placed, out)));
 }
 
 napi_value setData(napi_env env, napi_callback_info info) noexcept {

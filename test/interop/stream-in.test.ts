@@ -15,13 +15,12 @@ import {
   type ReadQcow2StreamOptions,
 } from '../../lib/index.js';
 import { corpus } from '../hostile/corpus.js';
-import { guestRequests } from '../support/guest-requests.js';
-import { imageKinds, makeImage, secret } from '../support/image-kinds.js';
+import { imageKinds, secret } from '../support/image-kinds.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { expectCleanByQemu, qemuCompare, qemuContent, qemuImg, qemuInfo, qemuIo } from '../support/oracle.js';
 import { pattern, Random } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
-import { perform } from '../support/work.js';
+import { openWorkedOn } from '../support/work.js';
 
 const path = useTempDir();
 const KiB = 1024;
@@ -60,14 +59,7 @@ const inMemory = (bytes: Buffer, size = 64 * KiB): Readable =>
 
 describe('a file of every kind, through a pipe', () => {
   it.each(imageKinds)('$name', async (kind) => {
-    const made = await makeImage(kind, path);
-    const disk = await open(made.path, made.open);
-    for (const request of guestRequests(8, kind.size, kind.clusterSize, {
-      unit: 512,
-      compress: kind.compress,
-    })) {
-      await perform(disk, made.model, request);
-    }
+    const { made, disk } = await openWorkedOn(kind, path, 8);
     await disk.close();
     await made.model.saveAs(path('raw'));
     const key = kind.options.encryption === undefined ? {} : { secret };

@@ -16,14 +16,13 @@ import {
   type SizedStream,
   type ToQcow2StreamOptions,
 } from '../../lib/index.js';
-import { guestRequests } from '../support/guest-requests.js';
 import { imageKinds, makeImage } from '../support/image-kinds.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { expectCleanByQemu, qemuCompare, qemuContent, qemuInfo, qemuMap } from '../support/oracle.js';
 import { pattern } from '../support/pattern.js';
 import { makeChain } from '../support/random-chain.js';
 import { useTempDir } from '../support/temp-dir.js';
-import { perform } from '../support/work.js';
+import { openWorkedOn } from '../support/work.js';
 
 const path = useTempDir();
 const KiB = 1024;
@@ -65,14 +64,7 @@ async function roundUp(size: number, raw: string): Promise<void> {
 
 describe('a stream of every kind of image', () => {
   it.each(imageKinds)('$name', async (kind) => {
-    const made = await makeImage(kind, path);
-    const disk = await open(made.path, made.open);
-    for (const request of guestRequests(3, kind.size, kind.clusterSize, {
-      unit: 512,
-      compress: kind.compress,
-    })) {
-      await perform(disk, made.model, request);
-    }
+    const { made, disk } = await openWorkedOn(kind, path, 3);
     await made.model.saveAs(path('raw'));
     await expectSame(disk, 'raw');
     await disk.close();

@@ -8,13 +8,12 @@ import * as theirs from '@xen-orchestra/qcow2';
 import { afterEach, describe, expect, it } from 'vitest';
 import { create, open } from '../../lib/index.js';
 import { QCowAccessor, QcowStream, QcowStreamGenerator, toQcow2Stream } from '../../lib/xen-orchestra.js';
-import { guestRequests } from '../support/guest-requests.js';
-import { imageKinds, makeImage, secret } from '../support/image-kinds.js';
+import { imageKinds, secret } from '../support/image-kinds.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { expectCleanByQemu, qemuCompare } from '../support/oracle.js';
 import { pattern } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
-import { perform } from '../support/work.js';
+import { openWorkedOn } from '../support/work.js';
 
 const path = useTempDir();
 const MiB = 2 ** 20;
@@ -83,14 +82,7 @@ describe('every kind of image without a parent', () => {
   it.each(imageKinds.filter(({ backing, size }) => backing === undefined && size < 30 * MiB))(
     '$name',
     async (kind) => {
-      const made = await makeImage(kind, path);
-      const image = await open(made.path, made.open);
-      for (const request of guestRequests(5, kind.size, kind.clusterSize, {
-        unit: 512,
-        compress: kind.compress,
-      })) {
-        await perform(image, made.model, request);
-      }
+      const { made, disk: image } = await openWorkedOn(kind, path, 5);
       await image.close();
       const expected = made.model.read(0, kind.size);
       const key = {
