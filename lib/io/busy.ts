@@ -5,13 +5,22 @@ export class Busy {
 
   /** Runs a request; what it throws at once becomes a rejection, too. */
   async during<T>(work: () => Promise<T>): Promise<T> {
-    this.#count++;
+    this.enter();
     try {
       return await work();
     } finally {
-      this.#count--;
-      if (this.#count === 0) for (const wake of this.#idle.splice(0)) wake();
+      this.leave();
     }
+  }
+
+  /** Counts a request; once it is over it has to {@link leave}. */
+  enter(): void {
+    this.#count++;
+  }
+
+  leave(): void {
+    this.#count--;
+    if (this.#count === 0) for (const wake of this.#idle.splice(0)) wake();
   }
 
   /** Resolves when no request is under way. */

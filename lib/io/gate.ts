@@ -17,12 +17,17 @@ export class Gate {
     return this.#busy.during(work);
   }
 
-  /** Runs what changes the image, once no job holds changes back. */
-  changing<T>(work: () => Promise<T>): Promise<T> {
-    return this.#busy.during(async () => {
-      while (this.#held !== undefined) await this.#held;
-      return this.#changes.during(work);
-    });
+  /** Lets a change of the image in; a promise where jobs hold changes back until then. Once it is over it has to {@link leave}. */
+  enter(): Promise<void> | undefined {
+    this.#busy.enter();
+    if (this.#held !== undefined) return this.#enterLater(this.#held);
+    this.#changes.enter();
+    return undefined;
+  }
+
+  leave(): void {
+    this.#changes.leave();
+    this.#busy.leave();
   }
 
   /** Runs a job that must be the only one to change the image: changes under way end first, new ones wait. */
@@ -38,6 +43,13 @@ export class Gate {
   /** Resolves when nothing is under way. */
   idle(): Promise<void> {
     return this.#busy.idle();
+  }
+
+  async #enterLater(held: Promise<void>): Promise<void> {
+    await held;
+    // The next job may have come first.
+    while (this.#held !== undefined) await this.#held;
+    this.#changes.enter();
   }
 
   async #pause<T>(work: () => Promise<T>): Promise<T> {

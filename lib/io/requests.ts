@@ -141,22 +141,22 @@ export class Requests {
   async write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {
     assertBytes('data', data);
     const { compress = false } = options;
-    await this.#change('write', position, data.length, options, async (start) => {
-      if (data.length === 0) return;
+    await this.#change('write', position, data.length, options, (start) => {
       const level = compress === true ? undefined : compress;
-      if (level === false) await writeGuest(this.#guest, data, guestOffset(start));
-      else await writeCompressed(this.#guest, data, guestOffset(start), level);
+      if (data.length === 0) return undefined;
+      if (level === false) return writeGuest(this.#guest, data, guestOffset(start));
+      return writeCompressed(this.#guest, data, guestOffset(start), level);
     });
   }
 
-  zero(
+  async zero(
     position: number | bigint,
     length: number | bigint,
     op: Op,
     options: Pick<ZeroOptions, 'punch' | 'keepAllocated'>,
   ): Promise<void> {
     const kind = options.punch ? 'discard' : 'zero';
-    return this.#change(kind, position, length, op, (start, end) =>
+    await this.#change(kind, position, length, op, (start, end) =>
       zeroGuest(this.#guest, start, end, options),
     );
   }
@@ -169,28 +169,35 @@ export class Requests {
     );
   }
 
-  /** Runs a change of guest bytes [start, end) after all that has to come before one. */
-  async #change(
+  /** Runs a change of guest bytes [start, end) after all that has to come before one, and waits for none of that in vain. */
+  #change(
     kind: RequestKind,
     position: number | bigint,
     length: number | bigint,
     { signal }: Op,
-    work: (start: number, end: number) => Promise<void>,
+    work: (start: number, end: number) => Promise<void> | undefined,
   ): Promise<void> {
     this.assertOpen();
-    await this.#counted(kind, position, length, () =>
-      this.#gate.changing(async () => {
+    return this.#counted(kind, position, length, async () => {
+      const entered = this.#gate.enter();
+      if (entered !== undefined) await entered;
+      try {
         assertWritable(this.#guest);
         const { image, bitmaps } = this.#guest;
         const { start, end } = checkRange(image.header.size, position, length);
         signal?.throwIfAborted();
         image.committer.assertSound();
         this.counters.bytes(kind, end - start);
-        await bitmaps.changing(start, end);
-        await image.committer.relieve();
-        await work(start, end);
-      }),
-    );
+        const told = bitmaps.changing(start, end);
+        if (told !== undefined) await told;
+        const relieved = image.committer.relieve();
+        if (relieved !== undefined) await relieved;
+        const done = work(start, end);
+        if (done !== undefined) await done;
+      } finally {
+        this.#gate.leave();
+      }
+    });
   }
 
   /** Counts a request, and tells it to whoever listens. Reads do the same without a promise more. */

@@ -28,7 +28,8 @@ export async function writeGuest(guest: GuestImage, data: Uint8Array, position: 
   const start = alignDown(position, geometry.clusterSize);
   const end = alignUp(position + data.length, geometry.clusterSize);
   if (isStorable(guest, position, data.length)) {
-    const unlock = await guest.locks.shared(start, end);
+    const locked = guest.locks.shared(start, end);
+    const unlock = locked instanceof Promise ? await locked : locked;
     try {
       assertInside(guest, position, data.length);
       if (await overwrite(guest, data, position)) return;
@@ -52,9 +53,11 @@ export function assertInside(guest: GuestImage, position: number, length: number
 
 /** Writes when every byte of the range has a cluster of its own already; false, having written nothing, otherwise. */
 async function overwrite(guest: GuestImage, data: Uint8Array, position: GuestOffset): Promise<boolean> {
-  const runs = await guest.image.mapping.collect(position, position + data.length);
+  const found = guest.image.mapping.collect(position, position + data.length);
+  const runs = found instanceof Promise ? await found : found;
   if (!runs.every((run) => run.kind === RunKind.data && run.aux === 1)) return false;
-  await checkRuns(guest, runs);
+  const checked = checkRuns(guest, runs);
+  if (checked !== undefined) await checked;
   const requests = new InFlight();
   for (const { start, length, host } of runs) {
     requests.add(storeData(guest, [slice(data, position, start, start + length)], start, host));
@@ -76,8 +79,8 @@ export async function writeLocked(guest: GuestImage, data: Uint8Array, position:
   }
 }
 
-/** Refuses runs that cannot be replaced, as what they refer to is no place for guest data. */
-export async function checkRuns(guest: GuestImage, runs: readonly Run[]): Promise<void> {
+/** Refuses runs that cannot be replaced, as what they refer to is no place for guest data; a promise where the file has to be asked. */
+export function checkRuns(guest: GuestImage, runs: readonly Run[]): Promise<void> | undefined {
   const { image } = guest;
   let last: Run | undefined;
   for (const run of runs) {
@@ -87,11 +90,14 @@ export async function checkRuns(guest: GuestImage, runs: readonly Run[]): Promis
     checkPlace(guest, run.start, run.host, compressed ? run.aux : run.length);
     if (last === undefined || lastCluster(guest, run) > lastCluster(guest, last)) last = run;
   }
-  if (last === undefined || image.hasDataFile) return;
+  if (last === undefined || image.hasDataFile) return undefined;
   // Writing behind the end would make the file as long as the damaged entry says.
   const there = image.fileEnd.reaches(lastCluster(guest, last));
-  if (there === true || (await there)) return;
-  throw misplacedRun(last.start, last.host, 'past the end of the file');
+  return there === true ? undefined : refuseUnlessThere(there, last);
+}
+
+async function refuseUnlessThere(there: boolean | Promise<boolean>, { start, host }: Run): Promise<void> {
+  if (!(await there)) throw misplacedRun(start, host, 'past the end of the file');
 }
 
 /** Where the last host cluster of a run begins; of a cut-off one that much must be there. */

@@ -111,11 +111,11 @@ export class Committer {
     return this.#next;
   }
 
-  /** Commits when so much has gathered that memory or free space would suffer. Call it holding no lock. */
-  async relieve(): Promise<void> {
+  /** Commits when so much has gathered that memory or free space would suffer; else undefined. Call it holding no lock. */
+  relieve(): Promise<void> | undefined {
     const { mapping, refcounts } = this.#parts;
     const dirty = mapping.cache.dirtyBytes + refcounts.cache.dirtyBytes;
-    if (dirty > this.#dirtyLimit || this.#frees.clusters > maxPendingFrees) await this.flush();
+    return dirty > this.#dirtyLimit || this.#frees.clusters > maxPendingFrees ? this.flush() : undefined;
   }
 
   /**

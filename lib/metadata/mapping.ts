@@ -168,15 +168,16 @@ export class Mapping {
     return splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
   }
 
-  /** The runs of a range as records, neighbours merged over table borders. */
-  async collect(start: GuestOffset, end: number): Promise<Run[]> {
+  /** The runs of a range as records, neighbours merged over table borders; a promise where a table has to be read. */
+  collect(start: GuestOffset, end: number): Run[] | Promise<Run[]> {
     const runs: Run[] = [];
-    await this.visit(start, end, true, (kind, at, length, host, aux) => {
+    const visitor: RunVisitor = (kind, at, length, host, aux) => {
       const last = runs.at(-1);
       if (last !== undefined && continues(last, kind, host, aux)) last.length += length;
       else runs.push({ kind, start: at, length, host, aux });
-    });
-    return runs;
+    };
+    const reached = this.visitCached(start, end, true, visitor);
+    return reached >= end ? runs : this.visit(reached, end, true, visitor).then(() => runs);
   }
 
   /** Makes the L2 tables for guest bytes [start, start + length) where there are none, and copies those that a snapshot shares. */

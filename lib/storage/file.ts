@@ -118,11 +118,14 @@ export class FileStorage implements Storage {
    * Runs work on the descriptor; `close` waits for it.
    * @throws Qcow2Error `ERR_QCOW2_CLOSED` when the storage, or the caller's handle that it uses, is closed
    */
-  withDescriptor<T>(work: (fd: number) => Promise<T>): Promise<T> {
-    return this.#counted(() => {
+  async withDescriptor<T>(work: (fd: number) => Promise<T>): Promise<T> {
+    this.#enter();
+    try {
       if (this.#fd < 0) throw closed(this.name);
-      return work(this.#fd);
-    });
+      return await work(this.#fd);
+    } finally {
+      this.#leave();
+    }
   }
 
   read(buffer: Uint8Array, position: number): Promise<number> {
@@ -274,23 +277,25 @@ export class FileStorage implements Storage {
 
   /** Runs an operation of this file alone: names the file in its errors. */
   async #run<T>(operation: () => Promise<T>): Promise<T> {
+    this.#enter();
     try {
-      return await this.#counted(operation);
+      return await operation();
     } catch (error) {
       throw withPath(error, this.path);
+    } finally {
+      this.#leave();
     }
   }
 
   /** Counts an operation as under way, so that `close` waits for it. */
-  async #counted<T>(operation: () => Promise<T>): Promise<T> {
+  #enter(): void {
     if (this.#closing !== null) throw closed(this.name);
     this.#underWay += 1;
-    try {
-      return await operation();
-    } finally {
-      this.#underWay -= 1;
-      if (this.#underWay === 0) this.#whenIdle?.();
-    }
+  }
+
+  #leave(): void {
+    this.#underWay -= 1;
+    if (this.#underWay === 0) this.#whenIdle?.();
   }
 
   #refuseAfterFailure(): void {

@@ -60,19 +60,28 @@ export class SmallWrites {
     return batch;
   }
 
-  /** Begins batches once all that has come in this turn is known, and as many as may be under way. */
+  /**
+   * Begins batches: the first one at once, others when all that has come in this turn is known, and as many as may be under
+   * way.
+   */
   #awaitTurn(): void {
     if (this.#isAwaited || this.#underWay === mostAtOnce) return;
+    if (this.#underWay === 0) {
+      this.#beginNext();
+      return;
+    }
     this.#isAwaited = true;
     setImmediate(() => {
       this.#isAwaited = false;
-      while (this.#underWay < mostAtOnce) {
-        const batch = this.#waiting.shift();
-        if (batch === undefined) return;
-        this.#underWay += 1;
-        void this.#run(batch);
-      }
+      while (this.#underWay < mostAtOnce && this.#waiting.length > 0) this.#beginNext();
     });
+  }
+
+  #beginNext(): void {
+    const batch = this.#waiting.shift();
+    if (batch === undefined) return;
+    this.#underWay += 1;
+    void this.#run(batch);
   }
 
   async #run(batch: Batch): Promise<void> {

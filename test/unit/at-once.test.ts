@@ -103,6 +103,7 @@ it.each([1, 8, 64])(
     };
     await Promise.all(Array.from({ length: depth }, (_, index) => one(index)));
     await disk.close();
+    storage.most = Infinity;
     const again = await open(storage);
     const all = Buffer.alloc(size);
     await again.read(all, 0);

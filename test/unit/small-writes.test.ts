@@ -78,7 +78,8 @@ it('tries again, one by one, what could not be written together', async () => {
   await writeFile(path('file'), '');
   const reading = await open(path('file'), 'r');
   const writing = await open(path('file'), 'r+');
-  const descriptors = [reading.fd];
+  // The first write goes alone, the others together.
+  const descriptors = [writing.fd, reading.fd];
   const writes = new SmallWrites(() => descriptors.shift() ?? writing.fd);
   await Promise.all(Array.from('three', (letter, index) => writes.write(Buffer.from(letter), index)));
   expect(await readFile(path('file'), 'utf8')).toBe('three');
