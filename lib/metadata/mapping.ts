@@ -158,10 +158,12 @@ export class Mapping {
     else await this.cache.use(offset, ({ bytes }) => this.#sliceRows(bytes, start, end, placed, visitor));
   }
 
-  /** Reads the part of an L2 table in which {@link visitCached} looks for `at`, where there is one. */
-  async load(at: GuestOffset): Promise<void> {
+  /** Reads the part of an L2 table that {@link visitCached} missed at `at`: null where that is done when this returns. */
+  load(at: GuestOffset): Promise<void> | null {
     const table = this.tableAt(Math.floor(at / this.#geometry.l2Coverage));
-    if (table > 0) await this.cache.use(this.#sliceOffset(hostOffset(table), at), () => undefined);
+    if (table <= 0) return null;
+    const offset = this.#sliceOffset(hostOffset(table), at);
+    return this.cache.loadNow(offset) ? null : this.cache.use(offset, () => undefined);
   }
 
   #flagsFor(splitCopied: boolean): number {

@@ -28,6 +28,8 @@ export class Reserved {
   readonly #areas = new Map<AreaName, Area>();
   /** The same: every run of a disk asks for them, and an array is gone through several times as fast. */
   #areaList: readonly (readonly [AreaName, Area])[] = [];
+  /** Where the last of them ends: most runs are behind. */
+  #areasEnd = 0;
   readonly #lists: TableLists;
   #tables: ClusterSet | undefined;
   /** Refcount blocks that are something else as well. */
@@ -44,6 +46,7 @@ export class Reserved {
     if (length === 0) this.#areas.delete(name);
     else this.#areas.set(name, { start, end: start + length });
     this.#areaList = [...this.#areas];
+    this.#areasEnd = Math.max(0, ...this.#areaList.map(([, area]) => area.end));
   }
 
   /** The areas there are, by name. */
@@ -82,6 +85,7 @@ export class Reserved {
 
   /** The same, but L2 tables and refcount blocks do not count. */
   overlappedArea(start: number, length: number): AreaName | undefined {
+    if (start >= this.#areasEnd) return undefined;
     for (const entry of this.#areaList) {
       if (start < entry[1].end && start + length > entry[1].start) return entry[0];
     }

@@ -87,6 +87,20 @@ export class TableCache {
     }
   }
 
+  /** Gets the slice at `offset` into the cache without waiting; false where its bytes are not at hand. */
+  loadNow(offset: HostOffset): boolean {
+    if (this.#storage.readCached === undefined) return false;
+    const bytes = this.#spare.pop() ?? new Uint8Array(this.sliceSize);
+    if (!this.#storage.readCached(bytes, offset)) {
+      this.#keepSpare(bytes);
+      return false;
+    }
+    this.misses++;
+    this.#slices.set(offset, new Slice(offset, bytes));
+    this.#evict(maxLooks);
+    return true;
+  }
+
   /** Puts a new table, all of it dirty, into the cache; `table` is the cache's own from now on. */
   insertTable(offset: HostOffset, table: Uint8Array): void {
     for (let at = 0; at < table.length; at += this.sliceSize) {

@@ -16,6 +16,9 @@ export const transferStride = {
 /** Most blocks that compressed data may have ahead: `places` needs room for so many more. */
 export const blocksAhead = 64;
 
+/** Buffers that a job has beside one for each worker, so that none waits while another writes. */
+export const spareBuffers = 2;
+
 /** Numbers of the area that streams are packed into. All are 0 in the beginning. */
 export const PackingArea = {
   /** Where the next stream may begin. */
@@ -41,7 +44,7 @@ export interface TransferFunctions {
    * With `compression` (the Codec, the level, how many streams may touch a block, how many blocks they may have ahead; empty for none) each block is compressed
    * and packed behind the one before, where it gets shorter. `area` ({@link PackingArea}) says where to go on, and afterwards
    * how far it got. `places` has room for {@link blocksAhead} blocks more then.
-   * `scratch` has a buffer for each worker, two with compression; none of the units is longer.
+   * `scratch` has a buffer for each worker and {@link spareBuffers} more, twice as many with compression; none of the units is longer.
    * @returns a promise for each worker: wait for all. Their greatest value is the number of runs placed; if one is -1 the
    * files were not as planned (shorter, or damaged compressed clusters), and nothing of it counts.
    */

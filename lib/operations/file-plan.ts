@@ -110,7 +110,8 @@ export class FilePlan {
     const context: Planning = { pieces, fds, missing: null };
     for (let at = start; at < stop;) {
       at = this.#planLayer(context, 0, at, stop);
-      if (at < stop) await context.missing?.image.mapping.load(guestOffset(at));
+      const loading = at < stop ? (context.missing?.image.mapping.load(guestOffset(at)) ?? null) : null;
+      if (loading !== null) await loading;
     }
     return stop;
   }

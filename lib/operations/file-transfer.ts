@@ -1,7 +1,7 @@
 /** Copies between plain files by native jobs of many megabytes, following a plan made here. */
 import { availableParallelism } from 'node:os';
 import { alignUp } from '../format/units.js';
-import { blocksAhead, native, transferStride, type Codec } from '../native.js';
+import { blocksAhead, native, spareBuffers, transferStride, type Codec } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import type { Batch } from './copy-batches.js';
@@ -56,7 +56,8 @@ export class FileTransfer {
     this.#workers = Math.min(concurrency, maxWorkers, availableParallelism());
     const { compression } = target;
     this.batchBytes = compression === undefined ? 256 * MiB : 64 * MiB;
-    this.#scratch = pageBytes(this.#workers * unit * (compression === undefined ? 1 : 2));
+    const buffers = (this.#workers + spareBuffers) * (compression === undefined ? 1 : 2);
+    this.#scratch = pageBytes(buffers * unit);
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */

@@ -23,11 +23,13 @@ constexpr size_t kPlaceStride = 2;
 constexpr size_t kPlacedStride = 3;
 constexpr size_t kCompressionNumbers = 4;
 constexpr size_t kAreaNumbers = 4;
+// Buffers beside one for each worker (spareBuffers in lib/native/transfer.ts).
+constexpr size_t kSpareBuffers = 2;
 
 // What the workers of one call share.
 struct Shared {
-  Shared(TransferPlan plan, std::shared_ptr<CodecPool> codecs)
-      : transfer(std::move(plan)), pool(std::move(codecs)) {}
+  Shared(TransferPlan plan, const std::vector<Transfer::Buffers>& buffers, std::shared_ptr<CodecPool> codecs)
+      : transfer(std::move(plan), buffers), pool(std::move(codecs)) {}
   Transfer transfer;
   const std::shared_ptr<CodecPool> pool;
 };
@@ -37,8 +39,6 @@ struct Shared {
 class TransferWork : public Work {
  public:
   struct Memory {
-    MutableBytes buffer;
-    MutableBytes streams;
     Span<double> placed;
     Span<double> area;
   };
@@ -49,7 +49,7 @@ class TransferWork : public Work {
  protected:
   void execute() noexcept override {
     const CodecPool::Lease codec(*shared_->pool);
-    shared_->transfer.run(memory_.buffer, memory_.streams, *codec);
+    shared_->transfer.run(*codec);
   }
 
   napi_value settle(napi_env env, bool* failed) noexcept override {
@@ -164,8 +164,8 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   takeCompression(args, compression, area, plan);
   if (args.failed()) return nullptr;
   const bool compresses = plan.placing == Placing::kCompressed;
-  const size_t buffers = workers * (compresses ? 2 : 1);
-  const size_t capacity = partOf(args, scratch, buffers, plan.granularity);
+  const size_t desks = workers + kSpareBuffers;
+  const size_t capacity = partOf(args, scratch, desks * (compresses ? 2 : 1), plan.granularity);
   PieceTable table(args, files, pieces);
   if (args.failed()) return nullptr;
   takeUnits(args, units, table, capacity, plan);
@@ -178,16 +178,18 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
       "placed.length", "enough for a run for each block and place");
   if (args.failed()) return nullptr;
 
-  auto shared = std::make_shared<Shared>(std::move(plan), codecPoolOf(env));
+  std::vector<Transfer::Buffers> buffers;
+  for (size_t i = 0; i < desks; ++i) {
+    buffers.push_back({scratch.subspan(i * capacity, capacity),
+                       compresses ? scratch.subspan((desks + i) * capacity, capacity) : MutableBytes()});
+  }
+  auto shared = std::make_shared<Shared>(std::move(plan), buffers, codecPoolOf(env));
   napi_value promises;
   if (napi_create_array_with_length(env, workers, &promises) != napi_ok) return nullptr;
   for (size_t i = 0; i < workers; ++i) {
-    const MutableBytes buffer = scratch.subspan(i * capacity, capacity);
-    const MutableBytes streams =
-        compresses ? scratch.subspan((workers + i) * capacity, capacity) : MutableBytes();
-    const napi_value promise = Work::start(
-        env, std::make_unique<TransferWork>(shared, TransferWork::Memory{buffer, streams, placed, area}),
-        "qcow2.transfer", {args.value(6), args.value(7), args.value(10)});
+    const napi_value promise =
+        Work::start(env, std::make_unique<TransferWork>(shared, TransferWork::Memory{placed, area}),
+                    "qcow2.transfer", {args.value(6), args.value(7), args.value(10)});
     if (promise == nullptr) return nullptr;
     if (napi_set_element(env, promises, static_cast<uint32_t>(i), promise) != napi_ok) return nullptr;
   }

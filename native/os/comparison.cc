@@ -1,6 +1,7 @@
-// Each thread takes the next unit, reads it from both disks and looks whether the two are the same.
+// Each thread takes the next unit, reads it from both disks part by part and looks whether the two are the same.
 #include "os/comparison.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -8,6 +9,46 @@
 
 namespace qcow2 {
 namespace {
+
+// Both sides of a part stay in the second-level cache of a processor, with room for what they are copied from.
+constexpr size_t kMinStep = 64 * 1024;
+
+// The pieces of one disk, in the order of their offsets, cut into parts of a unit one after the other.
+class PartCursor {
+ public:
+  PartCursor(const Piece* pieces, size_t count) : next_(pieces), end_(pieces + count) {}
+
+  // What the pieces have in bytes [start, end) of the unit, their offsets relative to `start`.
+  const std::vector<Piece>& part(size_t start, size_t end) {
+    part_.clear();
+    for (; next_ != end_ && next_->offset < end; ++next_) {
+      const size_t from = std::max(start, next_->offset);
+      const size_t to = std::min(end, next_->offset + next_->length);
+      if (from < to) part_.push_back(cut(*next_, from, to - from, start));
+      if (next_->offset + next_->length > end) break;
+    }
+    return part_;
+  }
+
+ private:
+  static Piece cut(const Piece& whole, size_t from, size_t length, size_t start) {
+    Piece piece = whole;
+    const size_t before = from - whole.offset;
+    if (whole.cluster_size == 0) {
+      piece.position += static_cast<int64_t>(before);
+      piece.stored = length;
+    } else {
+      piece.skip += before;
+    }
+    piece.offset = from - start;
+    piece.length = length;
+    return piece;
+  }
+
+  const Piece* next_;
+  const Piece* const end_;
+  std::vector<Piece> part_;
+};
 
 // An empty view stands for zeros.
 bool isSame(Bytes a, Bytes b) {
@@ -29,30 +70,51 @@ Comparison::Comparison(std::vector<ComparedUnit> units, std::vector<Piece> piece
 void Comparison::run(MutableBytes a, MutableBytes b, Span<unsigned char> differs, CodecContext& codec) {
   PieceReader reader(codec);
   for (size_t index = next_++; index < units_.size() && !stopped_; index = next_++) {
-    const ComparedUnit& unit = units_[index];
-    MutableBytes in_a = a;
-    MutableBytes in_b = b;
-    if (!fill(unit, unit.first_piece, unit.pieces_a, reader, in_a)) return;
-    if (!fill(unit, unit.first_piece + unit.pieces_a, unit.pieces_b, reader, in_b)) return;
-    differs[index] = isSame(in_a, in_b) ? 0 : 1;
+    differs[index] = isSameUnit(units_[index], reader, a, b) ? 0 : 1;
   }
 }
 
-bool Comparison::fill(const ComparedUnit& unit, size_t first, size_t count, PieceReader& reader,
-                      MutableBytes& buffer) {
-  buffer = buffer.subspan(0, count == 0 ? 0 : unit.length);
-  if (count == 0) return true;
+bool Comparison::isSameUnit(const ComparedUnit& unit, PieceReader& reader, MutableBytes a, MutableBytes b) {
+  const Piece* const pieces = pieces_.data() + unit.first_piece;
+  PartCursor in_a(pieces, unit.pieces_a);
+  PartCursor in_b(pieces + unit.pieces_a, unit.pieces_b);
+  const size_t step = stepOf(unit);
+  for (size_t at = 0; at < unit.length; at += step) {
+    const size_t end = std::min(unit.length, at + step);
+    MutableBytes part_a = a.subspan(0, end - at);
+    MutableBytes part_b = b.subspan(0, end - at);
+    if (!fill(in_a.part(at, end), reader, part_a) || !fill(in_b.part(at, end), reader, part_b)) return false;
+    if (!isSame(part_a, part_b)) return false;
+  }
+  return true;
+}
+
+// No compressed cluster is cut: it would be decoded twice.
+size_t Comparison::stepOf(const ComparedUnit& unit) const {
+  size_t step = kMinStep;
+  const Piece* const pieces = pieces_.data() + unit.first_piece;
+  for (size_t i = 0; i < unit.pieces_a + unit.pieces_b; ++i) step = std::max(step, pieces[i].cluster_size);
+  return step;
+}
+
+// Empties the buffer where the disk has nothing but zeros.
+bool Comparison::fill(const std::vector<Piece>& pieces, PieceReader& reader, MutableBytes& buffer) {
+  buffer = buffer.subspan(0, pieces.empty() ? 0 : buffer.size());
+  if (pieces.empty()) return true;
   // As one block, all of it is filled.
   std::vector<UnitRange> covered;
-  const Filled filled = reader.fill(pieces_.data() + first, count, buffer, unit.length, covered);
-  if (filled.isWhole()) return true;
+  const Filled filled = reader.fill(pieces.data(), pieces.size(), buffer, buffer.size(), covered);
+  if (!filled.isWhole()) stop(filled);
+  return filled.isWhole();
+}
+
+void Comparison::stop(const Filled& failure) {
   const std::lock_guard<std::mutex> guard(mutex_);
   if (!stopped_) {
-    failure_ = filled.result;
-    damaged_ = filled.damaged;
+    failure_ = failure.result;
+    damaged_ = failure.damaged;
   }
   stopped_ = true;
-  return false;
 }
 
 }  // namespace qcow2

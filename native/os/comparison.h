@@ -37,8 +37,12 @@ class Comparison {
   bool isDamaged() const { return damaged_; }
 
  private:
-  // A unit of one disk in memory; empty where it has nothing but zeros.
-  bool fill(const ComparedUnit& unit, size_t first, size_t count, PieceReader& reader, MutableBytes& buffer);
+  // Whether the disks are the same in a unit; stops everything where that cannot be found out.
+  bool isSameUnit(const ComparedUnit& unit, PieceReader& reader, MutableBytes a, MutableBytes b);
+  // Bytes of a unit that are compared at once.
+  size_t stepOf(const ComparedUnit& unit) const;
+  bool fill(const std::vector<Piece>& pieces, PieceReader& reader, MutableBytes& buffer);
+  void stop(const Filled& failure);
 
   const std::vector<ComparedUnit> units_;
   std::vector<Piece> pieces_;

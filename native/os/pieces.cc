@@ -77,8 +77,10 @@ OsResult writeFully(int, Bytes, int64_t) { return OsResult::unsupported(); }
 
 void sortPieces(std::vector<Piece>& pieces, size_t first, size_t count) {
   const auto begin = pieces.begin() + static_cast<ptrdiff_t>(first);
-  std::sort(begin, begin + static_cast<ptrdiff_t>(count),
-            [](const Piece& a, const Piece& b) { return a.offset < b.offset; });
+  const auto end = begin + static_cast<ptrdiff_t>(count);
+  const auto before = [](const Piece& a, const Piece& b) { return a.offset < b.offset; };
+  // Plans of one layer are.
+  if (!std::is_sorted(begin, end, before)) std::sort(begin, end, before);
 }
 
 Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer, size_t block,

@@ -1,5 +1,5 @@
-// Each thread takes the next unit, reads it, finds its zeros, compresses what is left, waits for its turn to take a
-// place, and writes.
+// Each thread takes the next unit, reads it, finds its zeros and compresses what is left, or writes what is ready: in the
+// order in which it takes places.
 #include "os/transfer.h"
 
 #include <algorithm>
@@ -14,6 +14,9 @@ namespace {
 // Shorter runs are not worth a call of their own.
 constexpr size_t kMinReserved = 64 * 1024;
 
+// There was not as much room as the binding has seen to.
+const Filled kUnplanned = {OsResult::done(), true};
+
 // With the pieces of each unit in the order of the disk.
 TransferPlan inOrder(TransferPlan plan) {
   for (const TransferUnit& unit : plan.units) sortPieces(plan.pieces, unit.first_piece, unit.pieces);
@@ -24,36 +27,87 @@ size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / 
 
 }  // namespace
 
-Transfer::Transfer(TransferPlan plan)
+Transfer::Transfer(TransferPlan plan, const std::vector<Buffers>& buffers)
     : plan_(inOrder(std::move(plan))),
       reserves_(gainsFromReserving(plan_.out)),
-      places_(plan_.places, static_cast<int64_t>(plan_.granularity), plan_.area, plan_.limits) {}
+      places_(plan_.places, static_cast<int64_t>(plan_.granularity), plan_.area, plan_.limits) {
+  desks_.reserve(buffers.size());
+  for (const Buffers& one : buffers) desks_.push_back({one, 0, {}, {}, {}, {}});
+  for (Desk& desk : desks_) idle_.push_back(&desk);
+}
 
-void Transfer::run(MutableBytes buffer, MutableBytes streams, CodecContext& codec) {
+// Linux lets one thread at a time write into a file, and the others wait without rest. So one thread writes what is
+// there to be written while others go on with the next units, and a thread sleeps only when no buffer is left.
+void Transfer::run(CodecContext& codec) {
   PieceReader reader(codec);
-  Desk desk = {buffer, streams, {}, {}, {}, {}};
-  for (;;) {
-    size_t index;
-    {
-      const std::lock_guard<std::mutex> guard(mutex_);
-      if (stopped_ || next_ == plan_.units.size()) return;
-      index = next_++;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!stopped_) {
+    if (Desk* const written = takePrepared(); written != nullptr) {
+      lock.unlock();
+      const Filled result = store(*written);
+      lock.lock();
+      writing_ = false;
+      idle_.push_back(written);
+      if (!result.isWhole()) stop(result);
+      changed_.notify_all();
+    } else if (Desk* const desk = takeIdle(); desk != nullptr) {
+      lock.unlock();
+      const Filled result = prepare(*desk, reader, codec);
+      lock.lock();
+      prepared_.push_back(desk);
+      if (!result.isWhole()) stop(result);
+    } else if (next_ == plan_.units.size()) {
+      // What is not written yet is left to those that are at it.
+      return;
+    } else {
+      changed_.wait(lock);
     }
-    const TransferUnit& unit = plan_.units[index];
-    if (!fill(unit, reader, desk)) return;
-    findRuns(unit, desk);
-    if (plan_.placing == Placing::kCompressed && !encode(codec, desk)) return;
-    if (!place(index, desk) || !store(desk)) return;
   }
 }
 
+// The first of the units that are prepared. Where they are placed in order, a later one has to wait.
+Transfer::Desk* Transfer::takePrepared() {
+  if (writing_ || prepared_.empty()) return nullptr;
+  const auto first = std::min_element(prepared_.begin(), prepared_.end(),
+                                      [](const Desk* a, const Desk* b) { return a->unit < b->unit; });
+  Desk* const desk = *first;
+  if (plan_.placing != Placing::kSame && desk->unit != turn_) return nullptr;
+  prepared_.erase(first);
+  if (!place(*desk)) {
+    stop(kUnplanned);
+    return nullptr;
+  }
+  writing_ = true;
+  return desk;
+}
+
+// The buffer that was used last is likely to be in the processor's cache.
+Transfer::Desk* Transfer::takeIdle() {
+  if (idle_.empty() || next_ == plan_.units.size()) return nullptr;
+  Desk* const desk = idle_.back();
+  idle_.pop_back();
+  desk->unit = next_++;
+  return desk;
+}
+
+void Transfer::stop(const Filled& failure) {
+  if (!stopped_) {
+    failure_ = failure.result;
+    damaged_ = failure.damaged;
+  }
+  stopped_ = true;
+  changed_.notify_all();
+}
+
 // Past the end of the disk the last block is written with zeros.
-bool Transfer::fill(const TransferUnit& unit, PieceReader& reader, Desk& desk) {
-  const MutableBytes whole = desk.data.subspan(0, wholeBlocks(unit.length, plan_.granularity));
+Filled Transfer::prepare(Desk& desk, PieceReader& reader, CodecContext& codec) const {
+  const TransferUnit& unit = plan_.units[desk.unit];
+  const MutableBytes whole = desk.buffers.data.subspan(0, wholeBlocks(unit.length, plan_.granularity));
   const Filled filled =
       reader.fill(plan_.pieces.data() + unit.first_piece, unit.pieces, whole, plan_.granularity, desk.covered);
-  if (!filled.isWhole()) fail(filled.result, filled.damaged);
-  return filled.isWhole();
+  if (!filled.isWhole()) return filled;
+  findRuns(unit, desk);
+  return plan_.placing == Placing::kCompressed ? encode(codec, desk) : filled;
 }
 
 void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
@@ -67,7 +121,7 @@ void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
   for (const UnitRange& range : desk.covered) {
     bool in_zeros = true;
     for (size_t at = range.start; at < range.end; at += plan_.granularity) {
-      const bool zero = isZero(desk.data.subspan(at, plan_.granularity));
+      const bool zero = isZero(desk.buffers.data.subspan(at, plan_.granularity));
       if (!zero && in_zeros) desk.runs.push_back({at, at});
       if (!zero) desk.runs.back().end = std::min(at + plan_.granularity, unit.length);
       in_zeros = zero;
@@ -75,42 +129,34 @@ void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
   }
 }
 
-bool Transfer::encode(CodecContext& codec, Desk& desk) {
+Filled Transfer::encode(CodecContext& codec, Desk& desk) const {
   const size_t block = plan_.granularity;
   size_t used = 0;
   desk.lengths.clear();
   for (const UnitRange& run : desk.runs) {
     for (size_t at = run.start; at < run.end; at += block) {
-      const size_t length = codec.encode(plan_.codec, plan_.level, desk.data.subspan(at, block),
-                                         desk.streams.subspan(used, block - 1));
-      if (length == kEncodeFailed) {
-        fail(OsResult::failed("compress", ENOMEM), false);
-        return false;
-      }
+      const size_t length = codec.encode(plan_.codec, plan_.level, desk.buffers.data.subspan(at, block),
+                                         desk.buffers.streams.subspan(used, block - 1));
+      if (length == kEncodeFailed) return {OsResult::failed("compress", ENOMEM), false};
       desk.lengths.push_back(length);
       used += length;
     }
   }
-  return true;
+  return {OsResult::done(), false};
 }
 
-bool Transfer::place(size_t index, Desk& desk) {
+bool Transfer::place(Desk& desk) {
   desk.writes.clear();
-  const TransferUnit& unit = plan_.units[index];
+  const TransferUnit& unit = plan_.units[desk.unit];
   if (plan_.placing == Placing::kSame) {
     for (const UnitRange& run : desk.runs) {
-      desk.writes.push_back(
-          {desk.data.subspan(run.start, run.end - run.start), unit.guest + static_cast<int64_t>(run.start)});
+      const Bytes bytes = desk.buffers.data.subspan(run.start, run.end - run.start);
+      desk.writes.push_back({bytes, unit.guest + static_cast<int64_t>(run.start)});
     }
     return true;
   }
-  std::unique_lock<std::mutex> lock(mutex_);
-  turn_changed_.wait(lock, [&] { return turn_ == index || stopped_; });
-  if (stopped_) return false;
-  const bool done = placeRuns(unit, desk);
-  turn_ = index + 1;
-  turn_changed_.notify_all();
-  return done;
+  turn_ = desk.unit + 1;
+  return placeRuns(unit, desk);
 }
 
 // The binding has seen to it that there is room for everything.
@@ -118,7 +164,8 @@ bool Transfer::placeRuns(const TransferUnit& unit, Desk& desk) {
   size_t block = 0;
   size_t used = 0;
   for (const UnitRange& run : desk.runs) {
-    const MutableBytes whole = desk.data.subspan(run.start, wholeBlocks(run.end - run.start, plan_.granularity));
+    const size_t length = wholeBlocks(run.end - run.start, plan_.granularity);
+    const MutableBytes whole = desk.buffers.data.subspan(run.start, length);
     if (!placeRun(unit.guest + static_cast<int64_t>(run.start), whole, desk, block, used)) return false;
   }
   return true;
@@ -137,7 +184,7 @@ bool Transfer::placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& blo
     const int64_t host = places_.takeBytes(static_cast<int64_t>(length));
     if (host < 0) return false;
     placed_.push_back({position, static_cast<int64_t>(length), host});
-    const Bytes stream = desk.streams.subspan(used, length);
+    const Bytes stream = desk.buffers.streams.subspan(used, length);
     used += length;
     Write* const last = desk.writes.empty() ? nullptr : &desk.writes.back();
     if (last != nullptr && last->bytes.data() + last->bytes.size() == stream.data() &&
@@ -174,32 +221,16 @@ void Transfer::note(const Placed& placed) {
   }
 }
 
-bool Transfer::store(const Desk& desk) {
-  // Linux lets one thread at a time write into a file, and the others wait without rest: here they sleep, so that
-  // another can decode or compress meanwhile.
-  const std::lock_guard<std::mutex> guard(writing_);
+Filled Transfer::store(const Desk& desk) const {
   for (const Write& write : desk.writes) {
     // Whether there is room at all is found out by the write.
     if (reserves_ && write.bytes.size() >= kMinReserved) {
       allocate(plan_.out, write.host, static_cast<int64_t>(write.bytes.size()), true);
     }
     const OsResult written = writeFully(plan_.out, write.bytes, write.host);
-    if (written.kind != OsResult::Kind::kDone) {
-      fail(written, false);
-      return false;
-    }
+    if (written.kind != OsResult::Kind::kDone) return {written, false};
   }
-  return true;
-}
-
-void Transfer::fail(const OsResult& failure, bool damaged) {
-  const std::lock_guard<std::mutex> guard(mutex_);
-  if (!stopped_) {
-    failure_ = failure;
-    damaged_ = damaged;
-  }
-  stopped_ = true;
-  turn_changed_.notify_all();
+  return {OsResult::done(), false};
 }
 
 }  // namespace qcow2

@@ -62,12 +62,18 @@ struct TransferPlan {
 
 class Transfer {
  public:
-  explicit Transfer(TransferPlan plan);
+  // What a unit is read into, whole blocks, and for kCompressed what its streams are put into, as long as that.
+  struct Buffers {
+    MutableBytes data;
+    MutableBytes streams;
+  };
 
-  // Does units until none is left. Call it on any number of threads, each with a context of its own and a
-  // buffer for a unit of whole blocks, and for kCompressed one more of that size. A call waits for no other but
-  // those that are running already.
-  void run(MutableBytes buffer, MutableBytes streams, CodecContext& codec);
+  // With `buffers`, at least one: with more of them than threads none waits while others write.
+  Transfer(TransferPlan plan, const std::vector<Buffers>& buffers);
+
+  // Does units until none is left. Call it on any number of threads, each with a context of its own. A call waits
+  // for no other but those that are running already.
+  void run(CodecContext& codec);
 
   // After every run() has returned: a failed system call, if there was one.
   const OsResult& failure() const { return failure_; }
@@ -83,10 +89,10 @@ class Transfer {
     Bytes bytes;
     int64_t host;
   };
-  // What a thread has for the unit it is at.
+  // Where a unit is prepared, and lies until it is written.
   struct Desk {
-    MutableBytes data;
-    MutableBytes streams;
+    Buffers buffers;
+    size_t unit;
     // What was read, and what of that is to be written: all begin with a block.
     std::vector<UnitRange> covered;
     std::vector<UnitRange> runs;
@@ -95,25 +101,35 @@ class Transfer {
     std::vector<Write> writes;
   };
 
-  bool fill(const TransferUnit& unit, PieceReader& reader, Desk& desk);
+  // These are called with the mutex locked: the desk of a unit that may be written now and one for the next unit,
+  // null when there is none.
+  Desk* takePrepared();
+  Desk* takeIdle();
+  void stop(const Filled& failure);
+
+  Filled prepare(Desk& desk, PieceReader& reader, CodecContext& codec) const;
   void findRuns(const TransferUnit& unit, Desk& desk) const;
-  bool encode(CodecContext& codec, Desk& desk);
-  // Plans the writes of a unit; in the order of the units, unless everything has its place.
-  bool place(size_t index, Desk& desk);
+  Filled encode(CodecContext& codec, Desk& desk) const;
+  Filled store(const Desk& desk) const;
+
+  // Plans the writes of a unit, with the mutex locked; in the order of the units, unless everything has its place.
+  bool place(Desk& desk);
   bool placeRuns(const TransferUnit& unit, Desk& desk);
   bool placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& block, size_t& used);
   bool placeBlocks(int64_t guest, MutableBytes run, Desk& desk);
   void note(const Placed& placed);
-  bool store(const Desk& desk);
-  void fail(const OsResult& failure, bool damaged);
 
   const TransferPlan plan_;
   const bool reserves_;
   std::mutex mutex_;
-  std::condition_variable turn_changed_;
-  std::mutex writing_;
+  std::condition_variable changed_;
   // All below are guarded by the mutex while threads run.
+  std::vector<Desk> desks_;
+  std::vector<Desk*> idle_;
+  std::vector<Desk*> prepared_;
+  bool writing_ = false;
   size_t next_ = 0;
+  // Units placed, unless everything has its place.
   size_t turn_ = 0;
   Places places_;
   std::vector<Placed> placed_;

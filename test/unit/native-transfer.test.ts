@@ -2,7 +2,7 @@
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import { blocksAhead, Codec, native, PackingArea, transferStride } from '../../lib/native.js';
+import { blocksAhead, Codec, native, PackingArea, spareBuffers, transferStride } from '../../lib/native.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { pattern } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
@@ -36,7 +36,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
       Float64Array.from(plan.pieces.flat()),
       Float64Array.from(places.flat()),
       granularity,
-      new Uint8Array(workers * 64 * KiB * (plan.compression === undefined ? 1 : 2)),
+      new Uint8Array((workers + spareBuffers) * 64 * KiB * (plan.compression === undefined ? 1 : 2)),
       placed,
       workers,
       Float64Array.from(plan.compression ?? []),

@@ -10,6 +10,26 @@ const clusterSize = 512;
 const tables = 40;
 
 describe('TableCache', () => {
+  it('gets a table at once where its bytes are at hand, and not otherwise', () => {
+    const content = pattern(9, 4 * clusterSize);
+    const storage = new MemoryStorage(content);
+    const atHand = new Set([clusterSize]);
+    class HalfAtHand extends MemoryStorage {
+      readCached(buffer: Uint8Array, position: number): boolean {
+        if (!atHand.has(position)) return false;
+        buffer.set(content.subarray(position, position + buffer.length));
+        return true;
+      }
+    }
+    const cache = new TableCache(new HalfAtHand(content), clusterSize, 4 * clusterSize, 'the table');
+    expect(cache.loadNow(hostOffset(0))).toBe(false);
+    expect(cache.peek(hostOffset(0))).toBeUndefined();
+    expect(cache.loadNow(hostOffset(clusterSize))).toBe(true);
+    const got = cache.peek(hostOffset(clusterSize))?.bytes ?? Buffer.alloc(0);
+    expect(Buffer.compare(got, content.subarray(clusterSize, 2 * clusterSize))).toBe(0);
+    expect(new TableCache(storage, clusterSize, 0, 'the table').loadNow(hostOffset(clusterSize))).toBe(false);
+  });
+
   it.each([1, 2, 3, 4])('loses no change and invents none (seed %i)', async (seed) => {
     const random = new Random(seed);
     const model = pattern(seed, tables * clusterSize);
