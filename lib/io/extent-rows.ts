@@ -10,9 +10,13 @@ export const extentTypes = ['data', 'compressed', 'zero', 'unallocated'] as cons
 /** The type of rows that are data to the image and lie in a hole of their file. Disks give none: see `operations/holes.ts`. */
 export const dataInHole = 4;
 
+const noRows = new Float64Array(0);
+/** Few, as there is one gatherer for each hole of each layer. */
+const firstRows = 8;
+
 /** Gathers rows, joining neighbours of one type and layer whose places, where they have any, are neighbours, too. */
 export class MergedRows {
-  #rows = new Float64Array(64 * extentStride);
+  #rows = new Float64Array(firstRows * extentStride);
   #length = 0;
 
   add(start: number, length: number, type: number, depth: number, hostOffset: number): void {
@@ -45,7 +49,7 @@ export class MergedRows {
 
   /** The rows but for the last, which may go on. */
   take(): Float64Array {
-    if (this.#length === 0) return new Float64Array(0);
+    if (this.#length <= extentStride) return noRows;
     const last = this.#length - extentStride;
     const taken = this.#rows.slice(0, last);
     this.#rows.copyWithin(0, last, this.#length);
@@ -54,6 +58,7 @@ export class MergedRows {
   }
 
   takeAll(): Float64Array {
+    if (this.#length === 0) return noRows;
     const taken = this.#rows.slice(0, this.#length);
     this.#length = 0;
     return taken;

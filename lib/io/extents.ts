@@ -117,7 +117,8 @@ async function* throughHoles(
       const query = { start, length: there, ...(signal === undefined ? {} : { signal }) };
       for await (const rows of extentRows(below, query)) {
         addRows(merged, rows, 1);
-        yield merged.take();
+        const taken = merged.take();
+        if (taken.length > 0) yield taken;
       }
     }
     if (there < length) merged.add(start + there, length - there, type, 0, -1);

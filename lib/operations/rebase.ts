@@ -17,7 +17,8 @@ import { encodeName } from '../format/text.js';
 import { alignDown, alignUp, guestOffset } from '../format/units.js';
 import { writeCompressed } from '../io/compressed-write.js';
 import type { Range } from '../io/disk-queries.js';
-import { guestExtents } from '../io/extents.js';
+import { ExtentColumn, extentStride, ExtentTypeIndex } from '../io/extent-rows.js';
+import { guestExtentRows } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { readBelow } from '../io/read.js';
 import { writeGuest } from '../io/write.js';
@@ -205,17 +206,22 @@ async function* rangesBetween(
 ): AsyncGenerator<Range> {
   const { header, geometry } = guest.image;
   let last: { start: number; end: number } | undefined;
-  for await (const { start, length, type, depth } of guestExtents(guest, 0, header.size, op)) {
-    const isOwn = depth === 0 && type !== 'unallocated';
-    if (isOwn || depth >= shared) continue;
-    const from = alignDown(start, geometry.subclusterSize);
-    const to = Math.min(alignUp(start + length, geometry.subclusterSize), header.size);
-    if (last !== undefined && from <= last.end) {
-      last.end = to;
-      continue;
+  for await (const rows of guestExtentRows(guest, 0, header.size, op)) {
+    for (let i = 0; i < rows.length; i += extentStride) {
+      const start = rows[i] ?? 0;
+      const depth = rows[i + ExtentColumn.depth] ?? 0;
+      const isOwn = depth === 0 && rows[i + ExtentColumn.type] !== ExtentTypeIndex.unallocated;
+      if (isOwn || depth >= shared) continue;
+      const from = alignDown(start, geometry.subclusterSize);
+      const end = alignUp(start + (rows[i + ExtentColumn.length] ?? 0), geometry.subclusterSize);
+      const to = Math.min(end, header.size);
+      if (last !== undefined && from <= last.end) {
+        last.end = to;
+        continue;
+      }
+      if (last !== undefined) yield last;
+      last = { start: from, end: to };
     }
-    if (last !== undefined) yield last;
-    last = { start: from, end: to };
   }
   if (last !== undefined) yield last;
 }
