@@ -141,12 +141,12 @@ export class ImageArguments {
     context: Context,
     opening: Opening = { data: true },
   ): Promise<{ disk: Disk; format: ImageFormat }> {
+    this.demandWritable(name);
     if (this.#forceShare) {
       throw new Failure(
         `Could not open '${name.given}': force-share=on can only be used with read-only images`,
       );
     }
-    this.demandWritable(name);
     const opened = await this.openDisk(name, { ...opening, mode: 'r+' });
     if (opened.format === 'raw' && name.format === undefined) warnAboutProbing(name.path, context);
     return opened;

@@ -41,6 +41,7 @@ sameResult(
   -l a b
   -q -c x empty.qcow2
   -U -c x empty.qcow2
+  -U -c x --image-opts driver=qcow2,file.filename=empty.qcow2,read-only=on
   -U states.qcow2
   -U -l empty.qcow2
   -c '' empty.qcow2
@@ -213,6 +214,9 @@ sameResult(
   -t none -T none -b empty.qcow2 -F qcow2 data.qcow2
   -f foo -b empty.qcow2 -F qcow2 data.qcow2
   -f raw -b empty.qcow2 -F qcow2 data.qcow2
+  -f raw -b empty.qcow2 data.qcow2
+  -f raw -u -b empty.qcow2 data.qcow2
+  -f raw -b '' data.qcow2
   -U -b empty.qcow2 -F qcow2 data.qcow2
   -U -u -b empty.qcow2 -F qcow2 data.qcow2
   --image-opts -b empty.qcow2 -F qcow2 driver=qcow2,file.filename=data.qcow2

@@ -69,7 +69,9 @@ const knownDifferences: readonly KnownDifference[] = [
     why: 'what does not go together is found before a file is made or opened',
     covers: (_, comparison) =>
       bothFail(comparison) &&
-      /Backing format cannot be used without|too large for file format 'raw'/.test(comparison.ours.stderr),
+      /Backing format cannot be used without|too large for file format 'raw'|do not go together/.test(
+        comparison.ours.stderr,
+      ),
   },
   {
     why: 'an encrypted image can be resized and checked, and one be repaired whose backing file is missing',

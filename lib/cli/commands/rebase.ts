@@ -88,8 +88,8 @@ async function rebase(
   if (backing !== '' && !unsafe) await lookAtNewBacking(name.path, backing, format);
   const refuse = (reason: string): Failure =>
     new Failure(`Could not change the backing file to '${backing}': ${reason}`);
-  if (!isQcow2(disk)) throw refuse('Operation not supported');
   if (backing !== '' && format === undefined) throw refuse('backing format must be specified');
+  if (!isQcow2(disk)) throw refuse('Operation not supported');
   const to = backing === '' ? null : { name: backing, ...(format === undefined ? {} : { format }) };
   await interruptible((signal) =>
     disk.rebase(to, {
