@@ -87,7 +87,7 @@ export class TableCache {
     }
   }
 
-  /** Gets the slice at `offset` into the cache without waiting; false where its bytes are not at hand. */
+  /** Gets the slice at `offset`, which {@link peek} missed, into the cache without waiting; false where its bytes are not at hand. */
   loadNow(offset: HostOffset): boolean {
     if (this.#storage.readCached === undefined) return false;
     const bytes = this.#spare.pop() ?? new Uint8Array(this.sliceSize);
@@ -96,8 +96,12 @@ export class TableCache {
       return false;
     }
     this.misses++;
-    this.#slices.set(offset, new Slice(offset, bytes));
+    const slice = new Slice(offset, bytes);
+    // Where all others are dirty it would be the one to go.
+    slice.pins++;
+    this.#slices.set(offset, slice);
     this.#evict(maxLooks);
+    slice.pins--;
     return true;
   }
 

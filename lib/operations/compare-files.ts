@@ -3,6 +3,7 @@ import { availableParallelism } from 'node:os';
 import type { Range } from '../io/disk-queries.js';
 import { comparisonStride, native, transferStride } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
+import { settleAll } from '../storage/settle.js';
 import type { FilePlan } from './file-plan.js';
 import { withDescriptors } from './plain-file.js';
 import { RowTable } from './row-table.js';
@@ -54,14 +55,13 @@ export class FileComparison {
   async *compare(ranges: AsyncIterable<Range>, signal: AbortSignal | undefined): AsyncGenerator<Compared> {
     const cursor = new RangeCursor(ranges);
     try {
-      for (let batch = await this.#plan(cursor); batch !== null;) {
+      for (let batch = await this.#plan(cursor, signal); batch !== null;) {
         signal?.throwIfAborted();
-        const [compared, next]: [Compared, Batch | null] = await Promise.all([
-          this.#run(batch),
-          this.#plan(cursor),
-        ]);
-        yield compared;
-        batch = next;
+        const running = this.#run(batch);
+        const planned = this.#plan(cursor, signal);
+        await settleAll([running, planned]);
+        yield await running;
+        batch = await planned;
       }
     } finally {
       await cursor.close();
@@ -73,19 +73,24 @@ export class FileComparison {
   }
 
   /** Null when nothing is left. Where tables cannot be read, all that was looked at is suspect. */
-  #plan(cursor: RangeCursor): Promise<Batch | null> {
-    return this.#withFiles((fds) => this.#planUnits(cursor, fds));
+  #plan(cursor: RangeCursor, signal: AbortSignal | undefined): Promise<Batch | null> {
+    return this.#withFiles((fds) => this.#planUnits(cursor, fds, signal));
   }
 
-  async #planUnits(cursor: RangeCursor, fds: readonly number[]): Promise<Batch | null> {
+  async #planUnits(
+    cursor: RangeCursor,
+    fds: readonly number[],
+    signal: AbortSignal | undefined,
+  ): Promise<Batch | null> {
     const rows = new ComparedRows();
     const looked = new RowTable(2);
     let end: number | undefined;
     for (let range = await cursor.rest(); range !== null; range = await cursor.rest()) {
       if (this.#isFull(rows)) break;
       try {
-        end = await this.#planRange(rows, range, fds);
+        end = await this.#planRange(rows, range, fds, signal);
       } catch {
+        signal?.throwIfAborted();
         looked.add(range.start, range.end);
         cursor.passed(range.end);
         return { end: range.end, ranges: looked.rows, units: noRows, pieces: noRows };
@@ -102,12 +107,18 @@ export class FileComparison {
   }
 
   /** Plans a range, or as much of it as there is room for; returns how far it came. */
-  async #planRange(rows: ComparedRows, { start, end }: Range, fds: readonly number[]): Promise<number> {
+  async #planRange(
+    rows: ComparedRows,
+    { start, end }: Range,
+    fds: readonly number[],
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     const ofA = fds.slice(0, this.#a.files.length);
     const ofB = fds.slice(this.#a.files.length);
     const nextStored = (at: number): number => Math.min(this.#a.skip(at, ofA), this.#b.skip(at, ofB), end);
     let at = nextStored(start);
     while (at < end && !this.#isFull(rows)) {
+      signal?.throwIfAborted();
       const inA = new UnitRows(this.#unit, end);
       const inB = new UnitRows(this.#unit, end, ofA.length);
       const done = Math.max(

@@ -22,12 +22,18 @@ const firstBatch = 16 * 1024 * 1024;
 /**
  * Batches of up to `bytes` of units, in the order of the disk; the last may be empty.
  * @param unit bytes, as {@link FilePlan.of} had it
+ * @throws the signal's reason when it is aborted
  */
-export async function* copyBatches(plan: FilePlan, unit: number, bytes: number): AsyncGenerator<Batch> {
+export async function* copyBatches(
+  plan: FilePlan,
+  unit: number,
+  bytes: number,
+  signal?: AbortSignal,
+): AsyncGenerator<Batch> {
   let limit = Math.min(firstBatch, bytes);
   for (let at = 0; at < plan.size; limit = Math.min(limit * 2, bytes)) {
     const from = at;
-    const batch = await withDescriptors(plan.files, (fds) => planBatch(plan, unit, from, limit, fds));
+    const batch = await withDescriptors(plan.files, (fds) => planBatch(plan, unit, from, limit, fds, signal));
     at = batch.done;
     yield batch;
   }
@@ -39,10 +45,12 @@ async function planBatch(
   start: number,
   bytes: number,
   fds: readonly number[],
+  signal: AbortSignal | undefined,
 ): Promise<Batch> {
   const rows = new UnitRows(unit, plan.size);
   let at = Math.min(plan.skip(start, fds), plan.size);
   while (at < plan.size && rows.units.count * unit < bytes && rows.pieces.count < maxPieces) {
+    signal?.throwIfAborted();
     const done = await plan.planWindow(rows, at, plan.size, fds);
     at = Math.min(plan.skip(done, fds), plan.size);
   }

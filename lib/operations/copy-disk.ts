@@ -104,9 +104,10 @@ class Copy {
   async #transfer({ plan, unit, transfer }: QuickWay): Promise<void> {
     let last: Promise<void> = Promise.resolve();
     try {
-      for await (const batch of copyBatches(plan, unit, transfer.batchBytes)) {
+      const { signal } = this.#job;
+      for await (const batch of copyBatches(plan, unit, transfer.batchBytes, signal)) {
         await last;
-        this.#job.signal?.throwIfAborted();
+        signal?.throwIfAborted();
         const { copied } = await transfer.begin(batch);
         last = this.#batch(batch, copied);
         // A failure is met at the next await.

@@ -5,6 +5,7 @@ import { codecs } from '../io/codec.js';
 import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { checkPlace } from '../io/read.js';
+import { turn } from '../io/turn.js';
 import { invalidRun } from '../metadata/run.js';
 import { native, OsResult, RunKind, type Codec } from '../native.js';
 import { layersOf, type Layer } from './layers.js';
@@ -106,6 +107,8 @@ export class FilePlan {
     end: number,
     fds: readonly number[],
   ): Promise<number> {
+    // With all tables in memory nothing below waits.
+    if (!turn.step()) await turn.next();
     const stop = Math.min(end, this.size, alignDown(start, windowBytes) + windowBytes);
     const context: Planning = { pieces, fds, missing: null };
     for (let at = start; at < stop;) {

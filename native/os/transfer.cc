@@ -50,6 +50,8 @@ void Transfer::run(CodecContext& codec) {
       idle_.push_back(written);
       if (!result.isWhole()) stop(result);
       changed_.notify_all();
+    } else if (stopped_) {
+      return;
     } else if (Desk* const desk = takeIdle(); desk != nullptr) {
       lock.unlock();
       const Filled result = prepare(*desk, reader, codec);

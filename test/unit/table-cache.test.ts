@@ -30,6 +30,26 @@ describe('TableCache', () => {
     expect(new TableCache(storage, clusterSize, 0, 'the table').loadNow(hostOffset(clusterSize))).toBe(false);
   });
 
+  it.each([3, 4, 5, 6, 7, 16])(
+    'keeps a table that it got at once until it was looked at, beside %i that are dirty',
+    (dirty) => {
+      const content = pattern(11, (dirty + 1) * clusterSize);
+      class AtHand extends MemoryStorage {
+        readCached(buffer: Uint8Array, position: number): boolean {
+          buffer.set(content.subarray(position, position + buffer.length));
+          return true;
+        }
+      }
+      const cache = new TableCache(new AtHand(content), clusterSize, 4 * clusterSize, 'the table');
+      for (let table = 1; table <= dirty; table += 1) {
+        cache.insertTable(hostOffset(table * clusterSize), pattern(table, clusterSize));
+      }
+      expect(cache.loadNow(hostOffset(0))).toBe(true);
+      const got = cache.peek(hostOffset(0))?.bytes ?? Buffer.alloc(0);
+      expect(Buffer.compare(got, content.subarray(0, clusterSize))).toBe(0);
+    },
+  );
+
   it.each([1, 2, 3, 4])('loses no change and invents none (seed %i)', async (seed) => {
     const random = new Random(seed);
     const model = pattern(seed, tables * clusterSize);
