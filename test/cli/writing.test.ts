@@ -32,20 +32,25 @@ function examine(directory: string, file: string): unknown {
 
 function same(title: string, cases: readonly Case[]): void {
   describe(title, () => {
-    it.concurrent.each(cases.map((one) => [one.args.join(' '), one] as const))(
-      '%s',
-      async (_, { args, result, readable }) => {
-        const theirs = copyDirectory(fixtures);
-        const ours = copyDirectory(fixtures);
-        const expected = withoutConsequences(await qemuImg(args, theirs));
-        expect(await qcow2(args, ours)).toEqual(expected);
-        if (result === undefined) return;
-        expect(examine(ours, result)).toEqual(examine(theirs, result));
-        if (expected.code !== 0 || readable === false) return;
-        expect(contentEqual(ours, theirs, result)).toBe(true);
-      },
-    );
+    it.concurrent.each(cases.map((one) => [one.args.join(' '), one] as const))('%s', async (_, one) => {
+      const theirs = copyDirectory(fixtures);
+      const ours = copyDirectory(fixtures);
+      try {
+        await expectSame(one, theirs, ours);
+      } finally {
+        removeDirectories(theirs, ours);
+      }
+    });
   });
+}
+
+async function expectSame({ args, result, readable }: Case, theirs: string, ours: string): Promise<void> {
+  const expected = withoutConsequences(await qemuImg(args, theirs));
+  expect(await qcow2(args, ours)).toEqual(expected);
+  if (result === undefined) return;
+  expect(examine(ours, result)).toEqual(examine(theirs, result));
+  if (expected.code !== 0 || readable === false) return;
+  expect(contentEqual(ours, theirs, result)).toBe(true);
 }
 
 /** A repair of refcounts corrects flags that follow from them: counted by both programs, listed by qemu-img alone. */
