@@ -3,7 +3,7 @@ import type { Storage } from '../storage/storage.js';
 import { turn } from './turn.js';
 
 /** Longer reads are better off on the thread pool, beside others. */
-export const maxReadAtOnce = 64 * 1024;
+const maxReadAtOnce = 64 * 1024;
 
 /** What a read that was over at once returns, so that who called it can tell and need not wait. */
 export const alreadyDone: Promise<void> = Promise.resolve();

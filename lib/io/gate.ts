@@ -20,7 +20,7 @@ export class Gate {
   /** Lets a change of the image in; a promise where jobs hold changes back until then. Once it is over it has to {@link leave}. */
   enter(): Promise<void> | undefined {
     this.#busy.enter();
-    if (this.#held !== undefined) return this.#enterLater(this.#held);
+    if (this.#held !== undefined) return this.#enterLater();
     this.#changes.enter();
     return undefined;
   }
@@ -45,9 +45,8 @@ export class Gate {
     return this.#busy.idle();
   }
 
-  async #enterLater(held: Promise<void>): Promise<void> {
-    await held;
-    // The next job may have come first.
+  async #enterLater(): Promise<void> {
+    // When one job has ended the next one may have come first.
     while (this.#held !== undefined) await this.#held;
     this.#changes.enter();
   }

@@ -74,11 +74,10 @@ function readRun(
       part.fill(0);
       return undefined;
     case RunKind.unallocated:
-    case RunKind.unallocatedInCluster: {
+    case RunKind.unallocatedInCluster:
       if (guest.backing !== null) return startBelow(guest.backing, part, start);
       part.fill(0);
       return undefined;
-    }
     case RunKind.compressed:
       return readCompressed(guest, part, start, host, aux);
     case RunKind.invalid:

@@ -158,12 +158,12 @@ export class Mapping {
     else await this.cache.use(offset, ({ bytes }) => this.#sliceRows(bytes, start, end, placed, visitor));
   }
 
-  /** Reads the part of an L2 table that {@link visitCached} missed at `at`: null where that is done when this returns. */
-  load(at: GuestOffset): Promise<void> | null {
+  /** Reads the part of an L2 table that {@link visitCached} missed at `at`: undefined where that is done when this returns. */
+  load(at: GuestOffset): Promise<void> | undefined {
     const table = this.tableAt(Math.floor(at / this.#geometry.l2Coverage));
-    if (table <= 0) return null;
+    if (table <= 0) return undefined;
     const offset = this.#sliceOffset(hostOffset(table), at);
-    return this.cache.loadNow(offset) ? null : this.cache.use(offset, () => undefined);
+    return this.cache.loadNow(offset) ? undefined : this.cache.use(offset, () => undefined);
   }
 
   #flagsFor(splitCopied: boolean): number {

@@ -113,8 +113,8 @@ export class FilePlan {
     const context: Planning = { pieces, fds, missing: null };
     for (let at = start; at < stop;) {
       at = this.#planLayer(context, 0, at, stop);
-      const loading = at < stop ? (context.missing?.image.mapping.load(guestOffset(at)) ?? null) : null;
-      if (loading !== null) await loading;
+      const loading = at < stop ? context.missing?.image.mapping.load(guestOffset(at)) : undefined;
+      if (loading !== undefined) await loading;
     }
     return stop;
   }

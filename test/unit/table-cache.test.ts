@@ -9,19 +9,30 @@ import { RecordingStorage } from '../support/recording-storage.js';
 const clusterSize = 512;
 const tables = 40;
 
+/** A store that has what is at some places at hand; everything by default. */
+class AtHand extends MemoryStorage {
+  readonly #content: Uint8Array;
+  readonly #isAtHand: (position: number) => boolean;
+
+  constructor(content: Uint8Array, isAtHand: (position: number) => boolean = () => true) {
+    super(content);
+    this.#content = content;
+    this.#isAtHand = isAtHand;
+  }
+
+  readCached(buffer: Uint8Array, position: number): boolean {
+    if (!this.#isAtHand(position)) return false;
+    buffer.set(this.#content.subarray(position, position + buffer.length));
+    return true;
+  }
+}
+
 describe('TableCache', () => {
   it('gets a table at once where its bytes are at hand, and not otherwise', () => {
     const content = pattern(9, 4 * clusterSize);
     const storage = new MemoryStorage(content);
-    const atHand = new Set([clusterSize]);
-    class HalfAtHand extends MemoryStorage {
-      readCached(buffer: Uint8Array, position: number): boolean {
-        if (!atHand.has(position)) return false;
-        buffer.set(content.subarray(position, position + buffer.length));
-        return true;
-      }
-    }
-    const cache = new TableCache(new HalfAtHand(content), clusterSize, 4 * clusterSize, 'the table');
+    const partAtHand = new AtHand(content, (position) => position === clusterSize);
+    const cache = new TableCache(partAtHand, clusterSize, 4 * clusterSize, 'the table');
     expect(cache.loadNow(hostOffset(0))).toBe(false);
     expect(cache.peek(hostOffset(0))).toBeUndefined();
     expect(cache.loadNow(hostOffset(clusterSize))).toBe(true);
@@ -34,12 +45,6 @@ describe('TableCache', () => {
     'keeps a table that it got at once until it was looked at, beside %i that are dirty',
     (dirty) => {
       const content = pattern(11, (dirty + 1) * clusterSize);
-      class AtHand extends MemoryStorage {
-        readCached(buffer: Uint8Array, position: number): boolean {
-          buffer.set(content.subarray(position, position + buffer.length));
-          return true;
-        }
-      }
       const cache = new TableCache(new AtHand(content), clusterSize, 4 * clusterSize, 'the table');
       for (let table = 1; table <= dirty; table += 1) {
         cache.insertTable(hostOffset(table * clusterSize), pattern(table, clusterSize));
