@@ -43,16 +43,20 @@ const flags: Record<string, readonly [name: string, usual: number] | undefined> 
   24: ['invocation-count-for-turbofan', 3000],
 };
 const flag = flags[process.versions.node.split('.', 1).join()];
-// Loading it takes longer than `info` could gain.
-const v8 =
-  require.main === module && flag !== undefined && process.argv[2] !== 'info'
-    ? (module.require('node:v8') as typeof nodeV8)
-    : undefined;
+/** Milliseconds until the flag is set: what sets it takes a tenth of the start to load, and short commands end without it. */
+const flagAfter = 50;
+let v8: typeof nodeV8 | undefined;
 
 function optimizeAfter(times: number): void {
   if (flag !== undefined) v8?.setFlagsFromString(`--${flag[0]}=${flag[1] * times}`);
 }
 
+function optimizeLater(): void {
+  v8 = module.require('node:v8') as typeof nodeV8;
+  optimizeAfter(10);
+}
+
+/** What each of the program's files but this one is: the function that `require` would make of it (`scripts/bundle.mjs`). */
 type Wrapper = (
   exports: unknown,
   require: (name: string) => unknown,
@@ -77,7 +81,7 @@ export function loadProgram(onScript?: (name: string, script: Script) => void): 
     const module = { exports: {} };
     loaded.set(name, module);
     const filename = join(folder, name);
-    const source = `(function (exports, require, module, __filename, __dirname) { ${readFileSync(filename, 'latin1')}\n})`;
+    const source = readFileSync(filename, 'latin1');
     const cachedData = compiledCode(name);
     // V8 takes no code that was compiled under other flags.
     optimizeAfter(1);
@@ -91,4 +95,7 @@ export function loadProgram(onScript?: (name: string, script: Script) => void): 
   return load(PROGRAM) as typeof program;
 }
 
-if (require.main === module) void loadProgram().runProcess();
+if (require.main === module) {
+  void loadProgram().runProcess();
+  if (flag !== undefined) setTimeout(optimizeLater, flagAfter).unref();
+}

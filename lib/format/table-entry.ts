@@ -4,6 +4,7 @@
  *
  * Readers answer with a host offset (0 means unallocated) or with one of the negative {@link EntryProblem} values.
  */
+import { native } from '../native.js';
 import { alignDown } from './units.js';
 import { tableEntrySize } from './geometry.js';
 
@@ -35,6 +36,20 @@ export function tableView(table: Uint8Array): DataView {
 
 /** How many entries a view holds. */
 export const tableLength = (table: DataView): number => table.byteLength / tableEntrySize;
+
+const runEnds = new Float64Array(2);
+
+/** The index of the first entry from `index` on that is not 0; {@link tableLength} when there is none. */
+export function nextEntry(table: DataView, index: number): number {
+  const length = tableLength(table);
+  if (index >= length) return length;
+  const at = index * tableEntrySize;
+  if (table.getUint32(at) !== 0 || table.getUint32(at + 4) !== 0) return index;
+  // Most tables of new images are zeros but for a few entries.
+  const rest = new Uint8Array(table.buffer, table.byteOffset + at, table.byteLength - at);
+  native.zeroRuns(rest, tableEntrySize, runEnds);
+  return index + (runEnds[1] ?? 0) / tableEntrySize;
+}
 
 /** Host offset of the L2 table of an L1 entry, or an {@link EntryProblem}. */
 export function readL1Entry(table: DataView, index: number, clusterSize: number): number {

@@ -3,6 +3,7 @@ import { Qcow2Error } from '../errors.js';
 import { tableEntrySize, type Geometry } from '../format/geometry.js';
 import {
   describeEntryProblem,
+  nextEntry,
   readRefcountTableEntry,
   tableLength,
   tableView,
@@ -74,10 +75,16 @@ export class Refcounts {
 
   /** The offsets of all refcount blocks. Entries that break the specification are left out. */
   *blocks(): Generator<HostOffset> {
-    for (let index = 0; index < tableLength(this.#table); index++) {
+    for (const index of this.#entries(0)) {
       const offset = readRefcountTableEntry(this.#table, index, this.#geometry.clusterSize);
       if (offset > 0) yield hostOffset(offset);
     }
+  }
+
+  /** The indexes, from `first` on, of entries of the refcount table that are not 0. */
+  *#entries(first: number): Generator<number> {
+    let index = nextEntry(this.#table, first);
+    for (; index < tableLength(this.#table); index = nextEntry(this.#table, index + 1)) yield index;
   }
 
   async get(cluster: number): Promise<number> {
@@ -199,11 +206,12 @@ export class Refcounts {
     const whole = alignUp(first, refcountBlockEntries);
     if ((await this.countUsed(first, Math.min(whole, this.capacity))) > 0) return true;
     const offsets: number[] = [];
-    for (let at = whole; at < this.capacity; at += refcountBlockEntries) offsets.push(this.blockOffset(at));
+    for (const index of this.#entries(whole / refcountBlockEntries)) {
+      offsets.push(this.blockOffset(index * refcountBlockEntries));
+    }
     const size = await this.#storage.size();
     let data = 0;
     for (const offset of Float64Array.from(offsets).sort()) {
-      if (offset === 0) continue;
       if (data < offset) data = await this.#nextData(offset, size);
       if (offset + clusterSize <= data) continue;
       for (let at = offset; at < offset + clusterSize; at += this.cache.sliceSize) {
@@ -321,7 +329,7 @@ export class Refcounts {
     for (let at = 0; at < clusterSize; at += this.cache.sliceSize) {
       await this.cache.use(hostOffset(from + at), ({ bytes }) => block.set(bytes, at));
     }
-    for (let index = 0; index < tableLength(this.#table); index++) {
+    for (const index of this.#entries(0)) {
       if (readRefcountTableEntry(this.#table, index, clusterSize) !== from) continue;
       this.cache.insertTable(hostOffset(to * clusterSize), block);
       this.cache.forgetTable(from, clusterSize);

@@ -6,6 +6,7 @@ import {
   EntryProblem,
   isBitmapAllOnes,
   isL1EntryCopied,
+  nextEntry,
   readBitmapTableEntry,
   readL1Entry,
   readRefcountTableEntry,
@@ -42,6 +43,27 @@ function holding(raw: bigint): DataView {
   table.setBigUint64(8, raw);
   return table;
 }
+
+describe('going from entry to entry', () => {
+  it('finds each that has a bit set, and no other', () => {
+    const used = fc.uniqueArray(fc.integer({ min: 0, max: 299 }), { maxLength: 40 });
+    fc.assert(
+      fc.property(used, fc.array(fc.integer({ min: 0, max: 63 }), { minLength: 1 }), (indexes, bitsSet) => {
+        // A view into the middle of a buffer, with other bytes around it.
+        const table = tableView(new Uint8Array(8 * 302).fill(255).subarray(8, 8 * 301));
+        new Uint8Array(table.buffer, 8, 8 * 300).fill(0);
+        indexes.forEach((index, i) => {
+          table.setBigUint64(index * 8, 1n << BigInt(bitsSet[i % bitsSet.length] ?? 0));
+        });
+        const found: number[] = [];
+        for (let at = nextEntry(table, 0); at < tableLength(table); at = nextEntry(table, at + 1))
+          found.push(at);
+        expect(found).toEqual(indexes.toSorted((a, b) => a - b));
+        expect(nextEntry(table, 300)).toBe(300);
+      }),
+    );
+  });
+});
 
 describe('reading', () => {
   it('follows the specification for every entry', () => {
