@@ -113,6 +113,7 @@ export {
 export type { StreamPiece } from './streams/pieces.js';
 export { toQcow2Stream, type ToQcow2StreamOptions } from './streams/to-qcow2-stream.js';
 export { openTemporaryOverlay, type TemporaryOverlayOptions } from './temporary-overlay.js';
+export { DescriptorStream } from './storage/descriptor-stream.js';
 export { FileStorage } from './storage/file.js';
 export { MemoryStorage } from './storage/memory.js';
 export type { Storage } from './storage/storage.js';

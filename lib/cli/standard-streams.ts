@@ -2,7 +2,7 @@
 import { createReadStream, createWriteStream, fstatSync } from 'node:fs';
 import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { difference, openDisk, toQcow2Stream } from '../index.js';
+import { DescriptorStream, difference, openDisk, toQcow2Stream } from '../index.js';
 import type { CreateOptions, Disk, ImageFormat, ToQcow2StreamOptions } from '../index.js';
 import { BrokenPipe, Failure } from './failure.js';
 
@@ -50,7 +50,9 @@ export async function withStandardOutput(write: (output: Writable) => Promise<vo
 }
 
 /** Ends with the signal at once, also where it waits for a pipe, which a stream of node:fs would go on doing. */
-export function standardInput(signal?: AbortSignal): Readable {
+export function standardInput(signal?: AbortSignal): Readable | DescriptorStream {
+  if (process.platform !== 'win32')
+    return new DescriptorStream(stdin, signal === undefined ? {} : { signal });
   const input = fstatSync(stdin).isFile()
     ? createReadStream('', { fd: stdin, autoClose: false, highWaterMark: pieceBytes })
     : process.stdin;

@@ -34,6 +34,12 @@ export interface FileFunctions {
    */
   readCached(fd: number, offset: number, buffer: Uint8Array): number;
   /**
+   * Reads from the descriptor's own position until `buffer` is full, the input ends, or the first byte of `stop` is no longer
+   * 0. Resolves with the bytes read, or {@link OsResult.unsupported}. Makes a pipe larger where the system lets it. Both
+   * arrays are in use until then.
+   */
+  readPipe(fd: number, buffer: Uint8Array, stop: Uint8Array): Promise<number>;
+  /**
    * Writes the pieces that lie one behind the other in `bytes`, each to its own place, on one thread: `places` has rows of
    * {@link scatterStride} numbers. In `written` each becomes 1 when all of it was written, 0 when not, for whatever reason:
    * another attempt will tell. Resolves with how many were. Both arrays are in use until then.

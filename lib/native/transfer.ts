@@ -45,6 +45,7 @@ export interface TransferFunctions {
    * and packed behind the one before, where it gets shorter. `area` ({@link PackingArea}) says where to go on, and afterwards
    * how far it got. `places` has room for {@link blocksAhead} blocks more then.
    * `scratch` has a buffer for each worker and {@link spareBuffers} more, twice as many with compression; none of the units is longer.
+   * Pieces of the file behind the last of `files` are bytes of `memory`, which may be empty.
    * @returns a promise for each worker: wait for all. Their greatest value is the number of runs placed; if one is -1 the
    * files were not as planned (shorter, or damaged compressed clusters), and nothing of it counts.
    */
@@ -61,5 +62,6 @@ export interface TransferFunctions {
     compression: Float64Array,
     area: Float64Array,
     sparse: boolean,
+    memory: Uint8Array,
   ): Promise<number>[];
 }

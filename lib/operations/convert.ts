@@ -72,7 +72,7 @@ export interface OpenTarget {
   readonly owned: { close: () => Promise<void> }[];
 }
 
-const defaultSparseSize = 4096;
+export const defaultSparseSize = 4096;
 const maxSparseSize = 16 * 1024 * 1024;
 const maxConcurrency = 64;
 

@@ -12,6 +12,8 @@ export interface Batch {
   readonly units: Float64Array;
   readonly pieces: Float64Array;
   readonly files: readonly PlainFile[];
+  /** What pieces name by the index behind the last of the files; it stays as it is until the batch is done. */
+  readonly memory?: Uint8Array;
 }
 
 /** Of a batch; its last window may bring some more. */

@@ -37,6 +37,7 @@ export interface TargetCompression {
 }
 
 const none = new Float64Array(0);
+const noBytes = new Uint8Array(0);
 const maxWorkers = 4;
 const MiB = 1024 * 1024;
 
@@ -67,7 +68,13 @@ export class FileTransfer {
   }
 
   /** Begins to copy a batch: when this resolves native jobs are at work, and `copied` tells what {@link copy} does. */
-  async begin({ units, pieces, files, isLast }: Batch): Promise<{ readonly copied: Promise<boolean> }> {
+  async begin({
+    units,
+    pieces,
+    files,
+    isLast,
+    memory = noBytes,
+  }: Batch): Promise<{ readonly copied: Promise<boolean> }> {
     if (units.length === 0) return { copied: Promise.resolve(true) };
     const { room, compression, storage, keepsZeros = false } = this.#target;
     const bytes = this.#bytesOf(units);
@@ -94,6 +101,7 @@ export class FileTransfer {
             ),
         compression?.area ?? none,
         !keepsZeros,
+        memory,
       );
       await settleAll(work);
       return Promise.all(work);

@@ -71,6 +71,14 @@ export class Spool {
     else this.#kept.push({ start: position, end: position + bytes.length, store });
   }
 
+  /** The file that keeps all of a range, at the same place; null when none does. */
+  fileOf(position: number, length: number): FileStorage | null {
+    const kept = this.#find(position);
+    return kept !== undefined && kept.store === this.#file && position + length <= kept.end
+      ? this.#file
+      : null;
+  }
+
   /** Fills `buffer` if all of it is kept; false, with garbage in it, when not. */
   async read(buffer: Uint8Array, position: number): Promise<boolean> {
     for (let at = 0; at < buffer.length;) {

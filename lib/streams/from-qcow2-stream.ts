@@ -4,8 +4,10 @@ import { create } from '../create.js';
 import type { Job } from '../disk.js';
 import { invalidArgValue, Qcow2Error } from '../errors.js';
 import type { Header } from '../format/header.js';
+import { alignUp } from '../format/units.js';
 import type { Range } from '../io/disk-queries.js';
-import { convert, openTarget, type ConvertOptions, type OpenTarget } from '../operations/convert.js';
+import { convert, defaultSparseSize, openTarget, type ConvertOptions } from '../operations/convert.js';
+import type { CopyTarget } from '../operations/copy-target.js';
 import { inOrder } from '../operations/in-order.js';
 import { Turns } from '../operations/turns.js';
 import type { ImageFormat, OpenOptions, Source } from '../options.js';
@@ -17,7 +19,8 @@ import { StreamStorage } from '../storage/stream.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
 import { nonZeroRuns } from './contents.js';
 import { NewOverlay } from './new-overlay.js';
-import { streamPieces, StreamWalk, type StreamPiece } from './pieces.js';
+import { decode, streamPieces, StreamWalk, type Raw, type StreamPiece } from './pieces.js';
+import { isQuickTarget, QuickRestore } from './quick-restore.js';
 
 /** How an image that comes as a stream is read. */
 export interface ReadQcow2StreamOptions
@@ -187,8 +190,9 @@ async function restore(
   storage: StreamStorage,
   target: Source,
   wanted: ConvertOptions,
-  { onProgress }: FromQcow2StreamOptions,
+  options: FromQcow2StreamOptions,
 ): Promise<void> {
+  const { onProgress } = options;
   const opened = await openTarget(disk, target, wanted);
   const { unit } = opened.target;
   // Pieces that are not whole units of the target have to be put together, and come in any order. What is there takes any.
@@ -196,7 +200,8 @@ async function restore(
   const fits = takesAny || disk.header.geometry.subclusterSize % unit === 0;
   try {
     if (fits) {
-      await copyPieces(disk, storage, opened, onProgress);
+      const zeroBlock = opened.sparse ? zeroBlockOf(opened.target, disk.header, wanted) : 0;
+      await copyPieces(disk, storage, opened.target, zeroBlock, options);
       await opened.finish();
     }
   } finally {
@@ -217,40 +222,74 @@ async function restore(
   await convert(disk, target, { ...wanted, ...(onProgress === undefined ? {} : { onProgress }) });
 }
 
+/** @param zeroBlock zeros are left out in blocks of this many bytes; 0: not at all */
 async function copyPieces(
   disk: Qcow2,
   storage: StreamStorage,
-  { target, sparse }: Pick<OpenTarget, 'target' | 'sparse'>,
-  onProgress: FromQcow2StreamOptions['onProgress'],
+  target: CopyTarget,
+  zeroBlock: number,
+  { onProgress, signal }: FromQcow2StreamOptions,
 ): Promise<void> {
+  const { guest } = disk;
   const turns = new Turns();
-  const walk = new StreamWalk(disk.guest, storage, leastWrite);
+  const walk = new StreamWalk(guest, storage, leastWrite);
   let done = 0;
-  const writes = inOrder(streamPieces(disk.guest, walk), writesAtOnce, async ({ start, length, data }) => {
+  const onDone = (bytes: number): void => {
+    done += bytes;
+    onProgress?.({ done, total: disk.size });
+  };
+  const store = async ({ start, length, data }: StreamPiece): Promise<number> => {
     const turn = turns.next();
     try {
       if (data === null) {
         await turn.begins;
-        if (!target.startsZero || !sparse) await target.zero({ start, end: start + length });
+        if (!target.startsZero) await target.zero({ start, end: start + length });
+        else if (zeroBlock === 0) await writeZeros(target, { start, end: start + length });
       } else {
-        await target.write(
-          { start, bytes: data, data: sparse ? rangesOf(data, target.zeroUnit) : [whole(data)] },
-          turn,
-        );
+        const ranges = zeroBlock === 0 ? [{ start: 0, end: data.length }] : rangesOf(data, zeroBlock);
+        await target.write({ start, bytes: data, data: ranges }, turn);
         walk.recycle(data);
       }
     } finally {
       turn.end();
     }
     return length;
-  });
-  for await (const length of writes) {
-    done += length;
-    onProgress?.({ done, total: disk.size });
+  };
+  if (isQuickTarget(target, guest, zeroBlock)) {
+    const storeRaw = async (raw: Raw): Promise<void> => {
+      await store(await decode(guest, raw));
+    };
+    const job = { guest, storage, walk, target, zeroBlock, store: storeRaw, onDone, signal };
+    await new QuickRestore(job).run();
+    return;
+  }
+  for await (const length of inOrder(streamPieces(guest, walk), writesAtOnce, store)) onDone(length);
+}
+
+/** Stores zeros as other data is. */
+async function writeZeros(target: CopyTarget, { start, end }: Range): Promise<void> {
+  const zeros = new Uint8Array(Math.max(leastWrite, target.unit));
+  const turns = new Turns();
+  for (let at = start; at < end; at += zeros.length) {
+    const bytes = zeros.subarray(0, Math.min(zeros.length, end - at));
+    const turn = turns.next();
+    await target.write({ start: at, bytes, data: [{ start: 0, end: bytes.length }] }, turn);
+    turn.end();
   }
 }
 
-const whole = (data: Uint8Array): Range => ({ start: 0, end: data.length });
+/** Not more than what comes in one piece: another may bring the rest of the block. */
+function zeroBlockOf(
+  { zeroUnit, file }: CopyTarget,
+  { geometry }: Header,
+  { sparseSize = defaultSparseSize }: ConvertOptions,
+): number {
+  if (sparseSize === 0) return 0;
+  // Where clusters are taken, it is a whole one.
+  const wanted = file?.room === undefined ? sparseSize : zeroUnit;
+  const block = Math.min(alignUp(wanted, zeroUnit), geometry.subclusterSize);
+  return geometry.subclusterSize % block === 0 ? block : zeroUnit;
+}
 
 function rangesOf(data: Uint8Array, unit: number): Range[] {
   return nonZeroRuns(data, unit).map(({ first, end }) => ({
@@ -264,15 +303,15 @@ async function restoreOverlay(
   disk: Qcow2,
   storage: StreamStorage,
   target: Source,
-  { create: options = {}, durable = true }: ConvertOptions,
-  { onProgress }: FromQcow2StreamOptions,
+  { create: given = {}, durable = true }: ConvertOptions,
+  options: FromQcow2StreamOptions,
 ): Promise<void> {
   const { header } = disk;
-  const opened = await openSource(target, { mode: 'create', lock: options.lock ?? true });
+  const opened = await openSource(target, { mode: 'create', lock: given.lock ?? true });
   const owned: { close: () => Promise<void> }[] = opened.owned ? [opened.storage] : [];
   try {
     const backing = { name: header.backingFile ?? '', ...formatOf(header), unchecked: true };
-    const image = await create(new UnflushedStorage(opened.storage), disk.size, { backing, ...options });
+    const image = await create(new UnflushedStorage(opened.storage), disk.size, { backing, ...given });
     owned.push(image);
     const { subclusterSize } = image.header.geometry;
     if (header.geometry.subclusterSize % subclusterSize !== 0) {
@@ -282,8 +321,7 @@ async function restoreOverlay(
         { feature: 'clusterSize' },
       );
     }
-    const overlay = new NewOverlay(image.guest);
-    await copyPieces(disk, storage, { target: overlay, sparse: false }, onProgress);
+    await copyPieces(disk, storage, new NewOverlay(image.guest), 0, options);
     await image.close();
     if (durable) await opened.storage.flush();
   } finally {

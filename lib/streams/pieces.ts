@@ -28,7 +28,7 @@ export interface StreamPiece {
 }
 
 /** Bytes as they are in the stream, which are decoded while the next are read. */
-interface Raw {
+export interface Raw {
   readonly run: QueuedRun;
   readonly bytes: Uint8Array | null;
 }
@@ -56,7 +56,6 @@ export class StreamWalk {
   readonly #guest: GuestImage;
   readonly #storage: StreamStorage;
   readonly #queue = new RunQueue();
-  readonly #zeros: QueuedRun[] = [];
   readonly #leastView: number;
   /** Memory that pieces were copied to, and of that what can be used again. */
   readonly #own = new WeakSet<ArrayBufferLike>();
@@ -88,8 +87,7 @@ export class StreamWalk {
   ): Promise<void> {
     this.#onRun = ({ guest, length }) => onRun({ start: guest, length });
     while (this.#nextTable < this.#tables.length) {
-      await this.#expandTable();
-      for (const zeros of this.#zeros.splice(0)) if (withZeros) this.#onRun(zeros);
+      for (const zeros of await this.expandTable()) if (withZeros) this.#onRun(zeros);
     }
     this.#onRun = () => undefined;
   }
@@ -100,24 +98,45 @@ export class StreamWalk {
   }
 
   async *raw(): AsyncGenerator<Raw> {
-    const storage = this.#storage;
-    storage.keepRead = false;
-    if (!this.#showsBelow) yield* this.#gaps();
+    this.#storage.keepRead = false;
+    for (const run of this.gaps()) yield { run, bytes: null };
     for (;;) {
-      const table = this.#tableOffset(this.#tables[this.#nextTable]);
-      storage.keepSkipped = table !== Infinity;
-      if (table !== Infinity && (table <= this.#queue.firstHost || table < storage.head) && this.#hasRoom()) {
-        await this.#expandTable();
-        for (const run of this.#zeros.splice(0)) yield { run, bytes: null };
+      if (this.tableIsNext()) {
+        for (const run of await this.expandTable()) yield { run, bytes: null };
         continue;
       }
-      const run = this.#queue.pop();
+      const run = this.pop();
       if (run === undefined) break;
-      yield* this.#read(run);
+      yield* this.read(run);
     }
-    await storage.drain();
-    // Now that it is known how long the image is: whether all that the header names is inside.
-    await readHeader(storage, false);
+    await this.end();
+  }
+
+  /** Whether a table has to be read before the next run. */
+  tableIsNext(): boolean {
+    const storage = this.#storage;
+    const table = this.#tableOffset(this.#tables[this.#nextTable]);
+    storage.keepSkipped = table !== Infinity;
+    return table !== Infinity && (table <= this.#queue.firstHost || table < storage.head) && this.#hasRoom();
+  }
+
+  /** Takes the run that comes next. Its place is where data may be. */
+  pop(): QueuedRun | undefined {
+    const run = this.#queue.pop();
+    if (run === undefined) return undefined;
+    checkPlace(this.#guest, guestOffset(run.guest), hostOffset(run.host), run.packed || run.length);
+    return run;
+  }
+
+  /** Where the next run begins in the file. */
+  get nextHost(): number {
+    return this.#queue.firstHost;
+  }
+
+  /** Reads on behind all data, now that it is known how long the image is: whether all that the header names is inside. */
+  async end(): Promise<void> {
+    await this.#storage.drain();
+    await readHeader(this.#storage, false);
   }
 
   /** Whether what the image says nothing of is someone else's to say. */
@@ -125,12 +144,15 @@ export class StreamWalk {
     return this.#guest.image.header.backingFile !== null;
   }
 
-  /** What no table describes: an entry may have the COPIED flag and no offset. */
-  *#gaps(): Generator<Raw> {
+  /** The zeros that no table describes: an entry may have the COPIED flag and no offset. */
+  *gaps(): Generator<QueuedRun> {
+    if (this.#showsBelow) return;
     const { geometry, header } = this.#guest.image;
-    const zeros = (start: number, end: number): Raw => ({
-      run: { host: 0, guest: start, length: end - start, packed: 0 },
-      bytes: null,
+    const zeros = (start: number, end: number): QueuedRun => ({
+      host: 0,
+      guest: start,
+      length: end - start,
+      packed: 0,
     });
     let at = 0;
     for (const index of this.#tables.slice().sort()) {
@@ -145,14 +167,11 @@ export class StreamWalk {
     return this.#queue.length < maxRuns;
   }
 
-  async *#read(run: QueuedRun): AsyncGenerator<Raw> {
-    checkPlace(this.#guest, guestOffset(run.guest), hostOffset(run.host), run.packed || run.length);
+  /** Reads a run that was taken. */
+  async *read(run: QueuedRun): AsyncGenerator<Raw> {
     if (run.packed > 0) {
-      const end = run.host + run.packed;
       const bytes = await this.#bytesOf(run.host, run.packed, run, 1);
-      if (this.#storage.keepSkipped && this.#storage.head === end && this.#queue.firstHost >= end) {
-        await this.#storage.keepLastSector();
-      }
+      await this.keepShared(run);
       yield { run, bytes };
       return;
     }
@@ -164,6 +183,13 @@ export class StreamWalk {
       yield { run: part, bytes };
       at += part.length;
     }
+  }
+
+  /** Keeps what the next stream may share with the one that was just read, of which no table has told yet. */
+  keepShared({ host, packed }: QueuedRun): Promise<void> | undefined {
+    const end = host + packed;
+    const isLast = this.#storage.keepSkipped && this.#storage.head === end && this.#queue.firstHost >= end;
+    return isLast ? this.#storage.keepLastSector() : undefined;
   }
 
   get #mostBytes(): number {
@@ -207,13 +233,14 @@ export class StreamWalk {
     return idle.subarray(0, length);
   }
 
-  /** Reads a table, and queues the runs in it. */
-  async #expandTable(): Promise<void> {
+  /** Reads the next table, and queues the runs in it; returns its zeros. */
+  async expandTable(): Promise<QueuedRun[]> {
     const { mapping, geometry, header } = this.#guest.image;
     const index = this.#tables[this.#nextTable] ?? 0;
     this.#nextTable += 1;
     const start = guestOffset(index * geometry.l2Coverage);
     const end = Math.min(header.size, start + geometry.l2Coverage);
+    const zeros: QueuedRun[] = [];
     let open: QueuedRun | undefined;
     const close = (): void => {
       if (open !== undefined) this.#found(open);
@@ -233,10 +260,11 @@ export class StreamWalk {
       } else if (kind === RunKind.invalid) {
         throw invalidRun(at, aux);
       } else if (kind === RunKind.zero || kind === RunKind.zeroAllocated || !this.#showsBelow) {
-        this.#zeros.push({ host: 0, guest: at, length, packed: 0 });
+        zeros.push({ host: 0, guest: at, length, packed: 0 });
       }
     });
     close();
+    return zeros;
   }
 
   #found(run: QueuedRun): void {
@@ -270,9 +298,9 @@ export class StreamWalk {
 }
 
 /** Compressed clusters begin anywhere in the sector in which the one before ends: that much can be read again. */
-const sharedSector = 512;
+export const sharedSector = 512;
 
-async function decode({ image, cipher }: GuestImage, { run, bytes }: Raw): Promise<StreamPiece> {
+export async function decode({ image, cipher }: GuestImage, { run, bytes }: Raw): Promise<StreamPiece> {
   const { guest, host, length, packed } = run;
   if (bytes === null) return { start: guest, length, data: null };
   if (packed > 0) {

@@ -13,6 +13,7 @@
 #include "binding/work.h"
 #include "os/lock.h"
 #include "os/pieces.h"
+#include "os/pipe.h"
 #include "os/read_cached.h"
 #include "os/seek.h"
 #include "os/space.h"
@@ -109,6 +110,28 @@ class ScatterWork : public Work {
   size_t done_ = 0;
 };
 
+// Bytes of a pipe; resolves with how many.
+class PipeWork : public Work {
+ public:
+  PipeWork(int fd, MutableBytes buffer, MutableBytes stop) : fd_(fd), buffer_(buffer), stop_(stop) {}
+
+ protected:
+  void execute() noexcept override { result_ = readPipe(fd_, buffer_, stop_.data()); }
+
+  napi_value settle(napi_env env, bool* failed) noexcept override {
+    *failed = result_.kind == OsResult::Kind::kFailed;
+    if (*failed) return systemError(env, result_);
+    const bool done = result_.kind == OsResult::Kind::kDone;
+    return number(env, done ? static_cast<double>(result_.value) : kUnsupportedNumber);
+  }
+
+ private:
+  const int fd_;
+  const MutableBytes buffer_;
+  const MutableBytes stop_;
+  OsResult result_;
+};
+
 template <typename Call>
 napi_value start(napi_env env, const char* name, Call call) {
   return Work::start(env, std::make_unique<OsWork<Call>>(std::move(call)), name);
@@ -182,6 +205,19 @@ napi_value readNow(napi_env env, napi_callback_info info) noexcept {
   return answerNow(env, readCached(fd, offset, buffer));
 }
 
+napi_value readMuch(napi_env env, napi_callback_info info) noexcept {
+  Arguments args(env, info);
+  args.requireFixedLength(1, "buffer");
+  args.requireFixedLength(2, "stop");
+  const int fd = fileDescriptor(args, 0, "fd");
+  const MutableBytes buffer = args.bytes(1, "buffer");
+  const MutableBytes stop = args.bytes(2, "stop");
+  args.requireRange(stop.size() > 0, "stop.length", "at least 1");
+  if (args.failed()) return nullptr;
+  return Work::start(env, std::make_unique<PipeWork>(fd, buffer, stop), "qcow2.readPipe",
+                     {args.value(1), args.value(2)});
+}
+
 napi_value writeScattered(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   args.requireFixedLength(1, "bytes");
@@ -217,6 +253,7 @@ bool initOs(napi_env env, napi_value exports) {
                           {"lockBytes", lock},
                           {"probeLock", probe},
                           {"readCached", readNow},
+                          {"readPipe", readMuch},
                           {"writeScattered", writeScattered}});
 }
 

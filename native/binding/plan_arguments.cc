@@ -31,8 +31,8 @@ size_t rows(Arguments& args, const char* name, Span<double> table, size_t stride
   return args.failed() ? 0 : table.size() / stride;
 }
 
-PieceTable::PieceTable(Arguments& args, Span<double> files, Span<double> pieces)
-    : args_(args), table_(pieces), count_(rows(args, "pieces", pieces, kPieceStride)) {
+PieceTable::PieceTable(Arguments& args, Span<double> files, Span<double> pieces, Bytes memory)
+    : args_(args), table_(pieces), count_(rows(args, "pieces", pieces, kPieceStride)), memory_(memory) {
   for (size_t i = 0; i < files.size() && !args.failed(); ++i) {
     files_.push_back(static_cast<int>(Row(args, "files", files, i).next(0, INT_MAX)));
   }
@@ -48,12 +48,21 @@ size_t PieceTable::take(Row& row, int64_t unit_length) {
 
 Piece PieceTable::takePiece(int64_t unit_length) {
   Piece piece = {};
-  args_.requireValue(!files_.empty(), "files", "must hold the files of the pieces");
+  const size_t sources = files_.size() + (memory_.size() > 0 ? 1 : 0);
+  args_.requireValue(sources > 0, "files", "must hold the files of the pieces");
   if (args_.failed()) return piece;
   Row row(args_, "pieces", table_, pieces_.size() * kPieceStride);
-  piece.fd = files_[static_cast<size_t>(row.next(0, static_cast<int64_t>(files_.size() - 1)))];
+  const auto source = static_cast<size_t>(row.next(0, static_cast<int64_t>(sources - 1)));
+  if (source < files_.size()) {
+    piece.fd = files_[source];
+  } else {
+    piece.memory = memory_.data();
+  }
   piece.position = row.next(0, kMaxSafeInteger - kMaxBlock);
   piece.stored = static_cast<size_t>(row.next(1, kMaxBlock));
+  args_.requireValue(
+      piece.memory == nullptr || piece.position + static_cast<int64_t>(piece.stored) <= static_cast<int64_t>(memory_.size()),
+      "pieces", "must lie inside the memory");
   const int64_t offset = row.next(0, unit_length - 1);
   piece.offset = static_cast<size_t>(offset);
   piece.length = static_cast<size_t>(row.next(1, unit_length - offset));

@@ -37,8 +37,8 @@ size_t rows(Arguments& args, const char* name, Span<double> table, size_t stride
 // The pieces of a plan, unit by unit.
 class PieceTable {
  public:
-  // `files` are descriptors, which the rows of `pieces` name by their index.
-  PieceTable(Arguments& args, Span<double> files, Span<double> pieces);
+  // `files` are descriptors, which the rows of `pieces` name by their index; the one behind the last is `memory`.
+  PieceTable(Arguments& args, Span<double> files, Span<double> pieces, Bytes memory = {});
 
   // Takes the number of the next pieces from `row`, and then these.
   size_t take(Row& row, int64_t unit_length);
@@ -52,6 +52,7 @@ class PieceTable {
   const Span<double> table_;
   size_t count_ = 0;
   std::vector<int> files_;
+  const Bytes memory_;
   std::vector<Piece> pieces_;
 };
 

@@ -147,6 +147,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   args.requireFixedLength(6, "scratch");
   args.requireFixedLength(7, "placed");
   args.requireFixedLength(10, "area");
+  args.requireFixedLength(12, "memory");
   TransferPlan plan = {};
   plan.out = static_cast<int>(args.integer(0, "fdOut", 0, INT_MAX));
   plan.granularity = static_cast<size_t>(args.integer(5, "granularity", 1, kMaxBlock));
@@ -161,12 +162,13 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   const Span<double> placed = args.doubles(7, "placed");
   const Span<double> compression = args.doubles(9, "compression");
   const Span<double> area = args.doubles(10, "area");
+  const Bytes memory = args.bytes(12, "memory");
   takeCompression(args, compression, area, plan);
   if (args.failed()) return nullptr;
   const bool compresses = plan.placing == Placing::kCompressed;
   const size_t desks = workers + kSpareBuffers;
   const size_t capacity = partOf(args, scratch, desks * (compresses ? 2 : 1), plan.granularity);
-  PieceTable table(args, files, pieces);
+  PieceTable table(args, files, pieces, memory);
   if (args.failed()) return nullptr;
   takeUnits(args, units, table, capacity, plan);
   if (args.failed()) return nullptr;
@@ -189,7 +191,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   for (size_t i = 0; i < workers; ++i) {
     const napi_value promise =
         Work::start(env, std::make_unique<TransferWork>(shared, TransferWork::Memory{placed, area}),
-                    "qcow2.transfer", {args.value(6), args.value(7), args.value(10)});
+                    "qcow2.transfer", {args.value(6), args.value(7), args.value(10), args.value(12)});
     if (promise == nullptr) return nullptr;
     if (napi_set_element(env, promises, static_cast<uint32_t>(i), promise) != napi_ok) return nullptr;
   }

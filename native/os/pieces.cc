@@ -111,6 +111,10 @@ Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer,
 }
 
 Filled PieceReader::read(const Piece& piece, MutableBytes out) {
+  if (piece.memory != nullptr) {
+    std::memcpy(out.data(), piece.memory + piece.position, out.size());
+    return kWhole;
+  }
   const OsResult got = readFully(piece.fd, out, piece.position);
   if (got.kind != OsResult::Kind::kDone) return {got, false};
   return got.value == static_cast<int64_t>(out.size()) ? kWhole : kDamaged;
@@ -118,15 +122,19 @@ Filled PieceReader::read(const Piece& piece, MutableBytes out) {
 
 Filled PieceReader::decode(const Piece& piece, MutableBytes out) {
   const bool whole = piece.length == piece.cluster_size;
-  spare_.resize(piece.stored + (whole ? 0 : piece.cluster_size));
+  const bool there = piece.memory != nullptr;
+  const size_t read = there ? 0 : piece.stored;
+  spare_.resize(read + (whole ? 0 : piece.cluster_size));
   const MutableBytes all(spare_.data(), spare_.size());
-  const MutableBytes in = all.subspan(0, piece.stored);
-  const MutableBytes cluster = whole ? out : all.subspan(piece.stored, piece.cluster_size);
-  const OsResult got = readFully(piece.fd, in, piece.position);
-  if (got.kind != OsResult::Kind::kDone) return {got, false};
-  // The last sector of a stream may be cut off by the end of the file.
-  const auto length = static_cast<size_t>(got.value);
-  std::fill(in.data() + length, in.data() + in.size(), static_cast<unsigned char>(0));
+  const MutableBytes cluster = whole ? out : all.subspan(read, piece.cluster_size);
+  const Bytes in = there ? Bytes(piece.memory + piece.position, piece.stored) : Bytes(all.subspan(0, read));
+  if (!there) {
+    const OsResult got = readFully(piece.fd, all.subspan(0, read), piece.position);
+    if (got.kind != OsResult::Kind::kDone) return {got, false};
+    // The last sector of a stream may be cut off by the end of the file.
+    const auto length = static_cast<size_t>(got.value);
+    std::fill(all.data() + length, all.data() + read, static_cast<unsigned char>(0));
+  }
   if (codec_.decode(piece.codec, in, cluster) != DecodeResult::kOk) return kDamaged;
   if (!whole) std::memcpy(out.data(), cluster.data() + piece.skip, out.size());
   return kWhole;

@@ -1,4 +1,4 @@
-// Planned pieces of files, and reading those of a unit into memory.
+// Planned pieces of files, or of what has come of a stream, and reading those of a unit into memory.
 #ifndef QCOW2_OS_PIECES_H_
 #define QCOW2_OS_PIECES_H_
 
@@ -15,6 +15,8 @@ namespace qcow2 {
 // Where some of the bytes of a unit come from.
 struct Piece {
   int fd;
+  // In place of a file, what has come of a stream; else null.
+  const unsigned char* memory;
   int64_t position;
   // Bytes in the file: as many as in the unit, unless they are compressed.
   size_t stored;

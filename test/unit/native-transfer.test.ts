@@ -19,6 +19,8 @@ interface Plan {
   granularity?: number;
   workers?: number;
   sparse?: boolean;
+  /** What pieces name by 2. */
+  memory?: Uint8Array;
 }
 
 /** Runs a plan from the file `in`, which pieces name by 0, into the file `out`. */
@@ -42,6 +44,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
       Float64Array.from(plan.compression ?? []),
       plan.area ?? new Float64Array(0),
       sparse,
+      plan.memory ?? new Uint8Array(0),
     );
     expect(work.length).toBe(workers);
     const settled = await Promise.allSettled(work);
@@ -109,6 +112,40 @@ describe('to the same places', () => {
     const out = readFileSync(path('out'));
     expect(out.equals(expected.subarray(0, out.length))).toBe(true);
     expect(expected.subarray(out.length).every((byte) => byte === 0)).toBe(true);
+  });
+
+  it('takes pieces out of memory, compressed ones too', async () => {
+    writeFileSync(path('in'), pattern(2, 64 * KiB));
+    const packed = deflateRawSync(content.subarray(4096, 8192));
+    const memory = Buffer.concat([pattern(5, 9000), packed, Buffer.alloc(100)]);
+    const pieces = [
+      [2, 1000, 8000, 0, 8000, 0, 0, 0],
+      [2, 9000, packed.length + 50, 12_288, 4096, 4096, 0, Codec.deflate],
+      [2, 9000, packed.length, 20_000, 1000, 4096, 96, Codec.deflate],
+      plain(64, 4096, 28_672),
+    ];
+    await transfer({ units: [[0, 64 * KiB, 4]], pieces, memory });
+    const expected = Buffer.alloc(32_768);
+    expected.set(memory.subarray(1000, 9000));
+    expected.set(content.subarray(4096, 8192), 12_288);
+    expected.set(content.subarray(4192, 5192), 20_000);
+    expected.set(readFileSync(path('in')).subarray(64, 4160), 28_672);
+    expect(readFileSync(path('out')).equals(expected)).toBe(true);
+    const damaged = [[2, 1000, 500, 0, 4096, 4096, 0, Codec.deflate]];
+    expect((await transfer({ units: [[0, 4096, 1]], pieces: damaged, memory })).result).toBe(-1);
+    for (const [position, length] of [
+      [memory.length - 10, 11],
+      [memory.length, 1],
+      [2 ** 40, 1],
+    ] as const) {
+      const outside = [[2, position, length, 0, length, 0, 0, 0]];
+      await expect(transfer({ units: [[0, 4096, 1]], pieces: outside, memory })).rejects.toThrow(
+        /inside the memory/,
+      );
+    }
+    await expect(transfer({ units: [[0, 4096, 1]], pieces: [[2, 0, 1, 0, 1, 0, 0, 0]] })).rejects.toThrow(
+      RangeError,
+    );
   });
 
   it('takes the pieces of a unit in any order', async () => {

@@ -1,0 +1,72 @@
+/** What comes through a descriptor that cannot seek, in large pieces. */
+import { Qcow2Error } from '../errors.js';
+import { native, OsResult } from '../native.js';
+
+/** Bytes of a piece that is handed on by itself. */
+const pieceBytes = 1024 * 1024;
+
+/**
+ * Standard input, a pipe or a socket, for {@link fromQcow2Stream}: native code reads it by megabytes, where a stream of Node.js
+ * takes 64 KiB at a time. The descriptor is the caller's to close, after `close` of whoever reads this has resolved. Not on Windows.
+ */
+export class DescriptorStream implements AsyncIterable<Uint8Array> {
+  readonly #fd: number;
+  readonly #signal: AbortSignal | undefined;
+  /** Its byte is 1 when reading is to end. */
+  readonly #stop = new Uint8Array(1);
+  #last: Promise<number> = Promise.resolve(0);
+
+  /** @param signal aborting it ends a read that waits, within a tenth of a second */
+  constructor(fd: number, { signal }: { signal?: AbortSignal } = {}) {
+    this.#fd = fd;
+    this.#signal = signal;
+  }
+
+  /**
+   * Resolves with the bytes read: fewer than there is room for only at the end.
+   * @throws the signal's reason; system errors; Qcow2Error `ERR_QCOW2_UNSUPPORTED` on Windows
+   */
+  fill(buffer: Uint8Array): Promise<number> {
+    this.#last = this.#fill(buffer);
+    return this.#last;
+  }
+
+  /** @internal */
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    try {
+      for (;;) {
+        const piece = Buffer.allocUnsafeSlow(pieceBytes);
+        const got = await this.fill(piece);
+        if (got > 0) yield piece.subarray(0, got);
+        if (got < pieceBytes) return;
+      }
+    } finally {
+      await this.close();
+    }
+  }
+
+  /** Reads no more, and waits for a read that is under way. */
+  async close(): Promise<void> {
+    this.#stop[0] = 1;
+    await this.#last.catch(() => undefined);
+  }
+
+  async #fill(buffer: Uint8Array): Promise<number> {
+    this.#signal?.throwIfAborted();
+    const stop = (): void => void (this.#stop[0] = 1);
+    this.#signal?.addEventListener('abort', stop, { once: true });
+    try {
+      const got = await native.readPipe(this.#fd, buffer, this.#stop);
+      this.#signal?.throwIfAborted();
+      if (got === OsResult.unsupported) {
+        throw new Qcow2Error(
+          'ERR_QCOW2_UNSUPPORTED',
+          'Descriptors cannot be read like this on this platform',
+        );
+      }
+      return got;
+    } finally {
+      this.#signal?.removeEventListener('abort', stop);
+    }
+  }
+}
