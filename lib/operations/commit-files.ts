@@ -4,6 +4,7 @@
  */
 import type { Disk } from '../disk.js';
 import type { Range } from '../io/disk-queries.js';
+import { Content } from '../native.js';
 import { settleAll } from '../storage/settle.js';
 import { CommitPlan, type CommitBatch, type CommitTarget, type Stretch } from './commit-plan.js';
 import { FilePlan } from './file-plan.js';
@@ -45,12 +46,12 @@ export class CommitFiles {
     this.#target = target;
     this.#plan = new CommitPlan(source, target, unit);
     this.#batchBytes = Math.min(maxBatch, batchBytes);
-    this.#own = new FileTransfer({ storage, keepsZeros: true }, 1, unit, concurrency);
+    this.#own = new FileTransfer({ storage, content: Content.read }, 1, unit, concurrency);
     if (guest === null) return;
     const room = new ImageRoom(guest);
     const { clusterSize } = guest.image.geometry;
     this.#room = room;
-    this.#fresh = new FileTransfer({ storage, room, keepsZeros: true }, clusterSize, unit, concurrency);
+    this.#fresh = new FileTransfer({ storage, room, content: Content.read }, clusterSize, unit, concurrency);
   }
 
   /**

@@ -7,6 +7,7 @@ import { settleAll } from '../storage/settle.js';
 import type { FilePlan } from './file-plan.js';
 import { withDescriptors } from './plain-file.js';
 import { RowTable } from './row-table.js';
+import { UnitCursor } from './unit-cursor.js';
 import { UnitRows } from './unit-rows.js';
 
 const noRows = new Float64Array(0);
@@ -194,38 +195,5 @@ class ComparedRows {
       this.ranges.add(Math.max(at, start), at + length);
       this.units.add(length, inA.take(at, this.pieces), inB.take(at, this.pieces));
     }
-  }
-}
-
-/** Goes through the units of one disk. */
-class UnitCursor {
-  readonly #units: Float64Array;
-  readonly #pieces: Float64Array;
-  #unit = 0;
-  #piece = 0;
-
-  constructor({ units, pieces }: UnitRows) {
-    this.#units = units.rows;
-    this.#pieces = pieces.rows;
-  }
-
-  /** Where the next unit begins; Infinity behind the last. */
-  get start(): number {
-    return this.#units[this.#unit] ?? Infinity;
-  }
-
-  get length(): number {
-    return this.#units[this.#unit + 1] ?? 0;
-  }
-
-  /** Moves the pieces of the unit that begins at `at` over to `pieces`; returns how many they are. */
-  take(at: number, pieces: RowTable): number {
-    if (this.start !== at) return 0;
-    const count = this.#units[this.#unit + 2] ?? 0;
-    const end = this.#piece + count * transferStride.piece;
-    pieces.append(this.#pieces.subarray(this.#piece, end));
-    this.#piece = end;
-    this.#unit += transferStride.unit;
-    return count;
   }
 }

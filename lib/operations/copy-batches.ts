@@ -14,6 +14,8 @@ export interface Batch {
   readonly files: readonly PlainFile[];
   /** What pieces name by the index behind the last of the files; it stays as it is until the batch is done. */
   readonly memory?: Uint8Array;
+  /** Bytes of all blocks that may be written, where these are not whole units. */
+  readonly roomBytes?: number;
 }
 
 /** Of a batch; its last window may bring some more. */

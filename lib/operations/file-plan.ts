@@ -79,6 +79,11 @@ export class FilePlan {
     return FilePlan.#ofLayers(layers, disk.size, unit);
   }
 
+  /** A plan for a disk that has nothing. */
+  static ofNothing(): FilePlan {
+    return new FilePlan([], 0);
+  }
+
   /** The same for what the uppermost `depth` layers of a disk have, which nobody changes meanwhile. */
   static ofUppermost(disk: Pick<Disk, 'size'>, depth: number, unit: number): FilePlan | null {
     const layers = layersOf(disk).slice(0, depth);

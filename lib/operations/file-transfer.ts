@@ -1,7 +1,7 @@
 /** Copies between plain files by native jobs of many megabytes, following a plan made here. */
 import { availableParallelism } from 'node:os';
 import { alignUp } from '../format/units.js';
-import { blocksAhead, native, spareBuffers, transferStride, type Codec } from '../native.js';
+import { blocksAhead, Content, native, spareBuffers, transferStride, type Codec } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
 import type { Batch } from './copy-batches.js';
@@ -13,8 +13,8 @@ export interface FileTarget {
   /** Undefined where everything has its place already. */
   readonly room?: TargetRoom;
   readonly compression?: TargetCompression;
-  /** Whether zeros are written like anything else; by default they are left out. */
-  readonly keepsZeros?: boolean;
+  /** What is copied; by default zeros are left out. */
+  readonly content?: Content;
 }
 
 /** Clusters of a target for data that comes in the order of the disk. */
@@ -23,7 +23,7 @@ export interface TargetRoom {
    * Room for `bytes` or more of the units of a batch, in the order in which it will be used, as host position and length.
    */
   reserve(bytes: number, units: Float64Array): Promise<number[]>;
-  /** Told which of the room was used for what: guest position, length, host position of each run. */
+  /** Told which of the room was used for what: guest position, length, host position of each run, and of what is hidden. */
   use(runs: Float64Array): Promise<void>;
 }
 
@@ -57,8 +57,12 @@ export class FileTransfer {
     this.#workers = Math.min(concurrency, maxWorkers, availableParallelism());
     const { compression } = target;
     this.batchBytes = compression === undefined ? 256 * MiB : 64 * MiB;
-    const buffers = (this.#workers + spareBuffers) * (compression === undefined ? 1 : 2);
-    this.#scratch = pageBytes(buffers * unit);
+    const needsMore = compression !== undefined || this.#content === Content.differing;
+    this.#scratch = pageBytes((this.#workers + spareBuffers) * (needsMore ? 2 : 1) * unit);
+  }
+
+  get #content(): Content {
+    return this.#target.content ?? Content.data;
   }
 
   /** Copies a batch. False when the files are not as planned: nothing of the batch counts then. */
@@ -68,17 +72,12 @@ export class FileTransfer {
   }
 
   /** Begins to copy a batch: when this resolves native jobs are at work, and `copied` tells what {@link copy} does. */
-  async begin({
-    units,
-    pieces,
-    files,
-    isLast,
-    memory = noBytes,
-  }: Batch): Promise<{ readonly copied: Promise<boolean> }> {
+  async begin(batch: Batch): Promise<{ readonly copied: Promise<boolean> }> {
+    const { units, pieces, files, isLast, memory = noBytes } = batch;
     if (units.length === 0) return { copied: Promise.resolve(true) };
-    const { room, compression, storage, keepsZeros = false } = this.#target;
+    const { room, compression, storage } = this.#target;
     const bytes = this.#bytesOf(units);
-    const places = (await room?.reserve(bytes, units)) ?? [];
+    const places = (await room?.reserve(batch.roomBytes ?? bytes, units)) ?? [];
     this.#makeRoomFor(bytes / this.#granularity + places.length);
     const results = withDescriptors([storage, ...files], async ([target = -1, ...sources]) => {
       const work = native.transfer(
@@ -100,7 +99,7 @@ export class FileTransfer {
               isLast ? 1 : blocksAhead,
             ),
         compression?.area ?? none,
-        !keepsZeros,
+        this.#content,
         memory,
       );
       await settleAll(work);
@@ -123,7 +122,8 @@ export class FileTransfer {
 
   #bytesOf(units: Float64Array): number {
     let bytes = 0;
-    for (let i = 1; i < units.length; i += transferStride.unit) {
+    const stride = this.#content === Content.differing ? transferStride.differingUnit : transferStride.unit;
+    for (let i = 1; i < units.length; i += stride) {
       bytes += alignUp(units[i] ?? 0, this.#granularity);
     }
     return bytes;

@@ -34,6 +34,14 @@ export class ImageRoom implements TargetRoom {
     await committer.relieve();
   }
 
+  /** The same where tables may be missing. */
+  async useWithTables(runs: Float64Array): Promise<void> {
+    let bytes = 0;
+    for (let i = 1; i < runs.length; i += transferStride.placed) bytes += runs[i] ?? 0;
+    await this.#room.makeTables(runs, bytes / this.#guest.image.geometry.clusterSize);
+    await this.use(runs);
+  }
+
   /** Frees what was reserved and not used. */
   giveBack(): void {
     this.#room.giveBack();

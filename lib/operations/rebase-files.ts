@@ -1,173 +1,178 @@
-/** The copying of a safe rebase by native jobs: which clusters differ, and then these, many at a time. */
+/** The copying of a safe rebase by native jobs: they read both backing disks, and copy what differs into clusters of the image. */
 import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
-import { transferStride } from '../native.js';
-import { FileComparison } from './compare-files.js';
+import { Content, hiddenHost, transferStride } from '../native.js';
 import type { Comparable } from './compare.js';
 import { FilePlan } from './file-plan.js';
 import { FileTransfer, type TargetRoom } from './file-transfer.js';
 import { ImageRoom } from './image-room.js';
 import { defaultConcurrency } from './in-order.js';
 import { largestCluster } from './layers.js';
-import { isPlainFile, withDescriptors } from './plain-file.js';
+import { isPlainFile, type PlainFile } from './plain-file.js';
+import { RebasePlan, type RebaseBatch } from './rebase-plan.js';
 import { RowTable } from './row-table.js';
-import { UnitRows } from './unit-rows.js';
+import { ShownRanges } from './shown-ranges.js';
 
-/** Bytes of a unit that is copied, unless clusters are larger. */
+/** Bytes of a unit, unless clusters are larger. */
 const minUnit = 1024 * 1024;
-/**
- * Bytes of the units of a job. There is room for all of a unit where one cluster of it has to be copied, and what is left of
- * the room leaves refcount blocks behind.
- */
-const jobBytes = 32 * 1024 * 1024;
 
 /** What was looked at, up to `end`. */
 export interface Rebased {
   readonly end: number;
   /** Ranges that have to be zeros of the image's own. */
-  readonly zeros: Range[];
+  readonly zeros: readonly Range[];
   /** Ranges that could not be read as planned. */
-  readonly left: Range[];
+  readonly left: readonly Range[];
 }
 
 export class RebaseFiles {
-  readonly #old: FilePlan;
-  readonly #comparison: FileComparison;
+  readonly #plan: RebasePlan;
+  readonly #files: readonly PlainFile[];
   readonly #transfer: FileTransfer;
-  readonly #room: WatchedRoom;
-  readonly #size: number;
-  readonly #unit: number;
+  readonly #room: DifferingRoom;
 
   private constructor(
-    guest: GuestImage,
-    parts: { old: FilePlan; next: FilePlan; room: WatchedRoom; transfer: FileTransfer },
-    concurrency: number,
+    plan: RebasePlan,
+    files: readonly PlainFile[],
+    transfer: FileTransfer,
+    room: DifferingRoom,
   ) {
-    const { clusterSize } = guest.image.geometry;
-    this.#old = parts.old;
-    this.#comparison = new FileComparison(parts.old, parts.next, clusterSize, concurrency);
-    this.#transfer = parts.transfer;
-    this.#room = parts.room;
-    this.#size = guest.image.header.size;
-    this.#unit = Math.max(minUnit, clusterSize);
-  }
-
-  /** Null where not all is in plain files, or clusters of the image are not what is compared and stored as a whole. */
-  static of(
-    guest: GuestImage,
-    old: Comparable,
-    next: Comparable,
-    concurrency = defaultConcurrency,
-  ): RebaseFiles | null {
-    const { storage, hasDataFile, geometry } = guest.image;
-    const { clusterSize, subclusterSize } = geometry;
-    if (!isPlainFile(storage) || hasDataFile || guest.cipher !== null || subclusterSize !== clusterSize)
-      return null;
-    if (Math.max(largestCluster(old), largestCluster(next)) > clusterSize) return null;
-    const inOld = FilePlan.of(old, clusterSize);
-    const inNext = FilePlan.of(next, clusterSize);
-    if (inOld === null || inNext === null) return null;
-    const room = new WatchedRoom(guest);
-    const transfer = new FileTransfer(
-      { storage, room },
-      clusterSize,
-      Math.max(minUnit, clusterSize),
-      concurrency,
-    );
-    return new RebaseFiles(guest, { old: inOld, next: inNext, room, transfer }, concurrency);
+    this.#plan = plan;
+    this.#files = files;
+    this.#transfer = transfer;
+    this.#room = room;
   }
 
   /**
-   * Copies what differs in `ranges` between the old and the next backing disk: whole clusters that the image has nothing for.
-   * Zeros are left to the caller.
+   * Null where not all is in plain files, or clusters of the image are not what is compared and stored as a whole.
+   * @param old the old backing disk, null for none; `next` the new one
+   * @param shared how far below the image the first layer is that the new disk has as well; Infinity when there is none
    */
-  async *copy(ranges: AsyncIterable<Range>, signal: AbortSignal | undefined): AsyncGenerator<Rebased> {
+  static of(
+    guest: GuestImage,
+    { old, next }: { old: Comparable | null; next: Comparable | null },
+    shared: number,
+    concurrency = defaultConcurrency,
+  ): RebaseFiles | null {
+    const { storage, hasDataFile, geometry, header } = guest.image;
+    const { clusterSize, subclusterSize } = geometry;
+    if (!isPlainFile(storage) || hasDataFile || guest.cipher !== null || subclusterSize !== clusterSize)
+      return null;
+    const unit = Math.max(minUnit, clusterSize);
+    const inOld = planOf(old, clusterSize, unit);
+    const inNext = planOf(next, clusterSize, unit);
+    if (inOld === null || inNext === null) return null;
+    const room = new DifferingRoom(guest);
+    const transfer = new FileTransfer(
+      { storage, room, content: Content.differing },
+      clusterSize,
+      unit,
+      concurrency,
+    );
+    const parts = { shown: new ShownRanges(guest, shared), old: inOld, next: inNext };
+    const plan = new RebasePlan(parts, header.size, clusterSize, unit);
+    return new RebaseFiles(plan, [...inOld.files, ...inNext.files], transfer, room);
+  }
+
+  /**
+   * Copies what differs between the old and the new backing disk: whole clusters that the image has nothing for. While one batch
+   * is copied the next one is planned, and while the caller does what is left of one the next one is copied.
+   */
+  async *copy(signal: AbortSignal | undefined): AsyncGenerator<Rebased> {
+    let underWay: Begun | null = null;
     try {
-      for await (const { end, suspects, isRead } of this.#comparison.compare(ranges, signal)) {
-        const differing = joined(suspects);
-        const copied = isRead && (await this.#copyOld(differing));
-        yield copied
-          ? { end, zeros: this.#room.without(differing), left: [] }
-          : { end, zeros: [], left: differing };
+      for (let batch = await this.#plan.next(signal); batch !== null || underWay !== null;) {
+        const before: Begun | null = underWay;
+        underWay = null;
+        const done = await before?.done;
+        signal?.throwIfAborted();
+        underWay = batch === null ? null : await this.#begin(batch);
+        if (done !== undefined) yield done;
+        if (batch !== null) batch = await this.#plan.next(signal);
       }
     } finally {
+      await underWay?.done.catch(() => undefined);
       this.#room.giveBack();
     }
   }
 
-  async #copyOld(ranges: readonly Range[]): Promise<boolean> {
-    this.#room.begin();
-    const { files } = this.#old;
-    let rows = new UnitRows(this.#unit, this.#size);
-    for (const { start, end } of ranges) {
-      const stop = Math.min(end, this.#old.size);
-      for (let at = start; at < stop;) {
-        const [from, units] = [at, rows];
-        at = await withDescriptors(files, (fds) => this.#old.planWindow(units, from, stop, fds));
-        if (rows.units.count * this.#unit < jobBytes) continue;
-        if (!(await this.#copyUnits(rows))) return false;
-        rows = new UnitRows(this.#unit, this.#size);
-      }
-    }
-    return this.#copyUnits(rows);
+  /** When it resolves a native job is at work. */
+  async #begin({ end, ranges, rows }: RebaseBatch): Promise<Begun> {
+    if (rows === null) return { done: Promise.resolve({ end, zeros: [], left: ranges }) };
+    const { copied } = await this.#transfer.begin({
+      done: end,
+      isLast: false,
+      units: rows.units.rows,
+      pieces: rows.pieces.rows,
+      files: this.#files,
+      roomBytes: rows.roomBytes,
+    });
+    const done = this.#finish(copied, end, ranges);
+    // A failure is met when it is awaited.
+    done.catch(() => undefined);
+    return { done };
   }
 
-  #copyUnits({ units, pieces }: UnitRows): Promise<boolean> {
-    const { files } = this.#old;
-    return this.#transfer.copy({ done: 0, isLast: false, units: units.rows, pieces: pieces.rows, files });
+  async #finish(copied: Promise<boolean>, end: number, ranges: readonly Range[]): Promise<Rebased> {
+    let isCopied = false;
+    try {
+      isCopied = await copied;
+    } catch (error) {
+      // What cannot be read is found and named by reading it piece by piece, after what comes before it.
+      if (!isReadFailure(error)) throw error;
+    }
+    return isCopied ? { end, zeros: this.#room.takeHidden(), left: [] } : { end, zeros: [], left: ranges };
   }
 }
 
-/** Room that remembers what was used of it. */
-class WatchedRoom implements TargetRoom {
+/** A job under way. */
+interface Begun {
+  readonly done: Promise<Rebased>;
+}
+
+/** Room for data that differs, which remembers what has to be zeros. */
+class DifferingRoom implements TargetRoom {
   readonly #room: ImageRoom;
-  #used = new RowTable(transferStride.placed);
+  #hidden: Range[] = [];
 
   constructor(guest: GuestImage) {
     this.#room = new ImageRoom(guest);
   }
 
-  begin(): void {
-    this.#used = new RowTable(transferStride.placed);
-  }
-
-  reserve(bytes: number, units: Float64Array): Promise<number[]> {
-    return this.#room.reserve(bytes, units);
+  reserve(bytes: number): Promise<number[]> {
+    // Tables are made once it is known which are needed.
+    return this.#room.reserve(bytes, new Float64Array(0));
   }
 
   async use(runs: Float64Array): Promise<void> {
-    this.#used.append(runs);
-    await this.#room.use(runs);
+    const data = new RowTable(transferStride.placed);
+    const hidden: Range[] = [];
+    for (let i = 0; i < runs.length; i += transferStride.placed) {
+      const [start = 0, length = 0, host = 0] = runs.subarray(i, i + transferStride.placed);
+      if (host === hiddenHost) hidden.push({ start, end: start + length });
+      else data.add(start, length, host);
+    }
+    this.#hidden = hidden;
+    await this.#room.useWithTables(data.rows);
+  }
+
+  /** What has to be zeros of the image's own, of what was used last. */
+  takeHidden(): Range[] {
+    const hidden = this.#hidden;
+    this.#hidden = [];
+    return hidden;
   }
 
   giveBack(): void {
     this.#room.giveBack();
   }
-
-  /** The parts of `ranges` that were not used for data. */
-  without(ranges: readonly Range[]): Range[] {
-    const left: Range[] = [];
-    const used = this.#used.rows;
-    let next = 0;
-    for (const { start, end } of ranges) {
-      let at = start;
-      for (; (used[next] ?? Infinity) < end; next += transferStride.placed) {
-        const from = used[next] ?? end;
-        if (from > at) left.push({ start: at, end: from });
-        at = from + (used[next + 1] ?? 0);
-      }
-      if (at < end) left.push({ start: at, end });
-    }
-    return left;
-  }
 }
 
-function joined(ranges: readonly Range[]): Range[] {
-  const whole: { start: number; end: number }[] = [];
-  for (const { start, end } of ranges) {
-    const last = whole.at(-1);
-    if (last?.end === start) last.end = end;
-    else whole.push({ start, end });
-  }
-  return whole;
+const isReadFailure = (error: unknown): boolean =>
+  error instanceof Error && 'syscall' in error && error.syscall === 'read';
+
+/** Null for a disk that is not all in plain files, or has clusters larger than those it is copied into. */
+function planOf(disk: Comparable | null, clusterSize: number, unit: number): FilePlan | null {
+  if (disk === null) return FilePlan.ofNothing();
+  return largestCluster(disk) > clusterSize ? null : FilePlan.of(disk, unit);
 }

@@ -135,17 +135,19 @@ async function copyDifferences(guest: GuestImage, next: Comparable, options: Reb
   const { signal, onProgress, concurrency, compress = false } = options;
   const total = guest.image.header.size;
   const old = guest.backing ?? nothing;
-  const ranges = rangesBetween(guest, sharedDepth(old, next), signal === undefined ? {} : { signal });
+  const shared = sharedDepth(old, next);
   const closely = new CloseCopy(guest, old, next, options);
-  const files = compress === false ? RebaseFiles.of(guest, old, next, concurrency) : null;
+  const disks = { old: guest.backing, next: next === nothing ? null : next };
+  const files = compress === false ? RebaseFiles.of(guest, disks, shared, concurrency) : null;
   if (files === null) {
+    const ranges = rangesBetween(guest, shared, signal === undefined ? {} : { signal });
     for await (const range of ranges) {
       onProgress?.({ done: range.start, total });
       await closely.copy(range, (done) => onProgress?.({ done, total }));
     }
   } else {
-    for await (const { end, zeros, left } of files.copy(ranges, signal)) {
-      for (const range of zeros) await hideWithZeros(guest, range.start, range.end);
+    for await (const { end, zeros, left } of files.copy(signal)) {
+      for (const range of zeros) await hideWithZeros(guest, range.start, Math.min(range.end, total));
       await guest.image.committer.relieve();
       // What is wrong there is found and named by reading it.
       for (const range of left) await closely.copy(range, () => undefined);

@@ -19,7 +19,7 @@ export class ReservedRoom implements TargetRoom {
   /** Host position and length of runs with `bytes` or more, for units of the disk. */
   async reserve(bytes: number, units: Float64Array): Promise<number[]> {
     const { allocator, committer, geometry } = this.#guest.image;
-    await this.#makeTables(units);
+    await this.makeTables(units, 0);
     let missing = bytes / geometry.clusterSize - this.#runs.reduce((sum, { count }) => sum + count, 0);
     while (missing > 0) {
       await committer.relieve();
@@ -47,14 +47,18 @@ export class ReservedRoom implements TargetRoom {
     }
   }
 
-  /** The tables come before the room for what they describe, so that what is given back is at the end of the file. */
-  async #makeTables(units: Float64Array): Promise<void> {
+  /**
+   * Makes the tables for ranges in order, whose rows begin with guest position and length. They come before the room that is not used yet,
+   * so that what is given back is at the end of the file.
+   * @param used how many clusters of the room, from the front, will be used all the same
+   */
+  async makeTables(rows: Float64Array, used: number): Promise<void> {
     const { mapping, allocator, committer, geometry } = this.#guest.image;
-    for (let i = 0; i < units.length; i += transferStride.unit) {
-      const [start = 0, length = 0] = units.subarray(i, i + transferStride.unit);
+    for (let i = 0; i < rows.length; i += transferStride.unit) {
+      const [start = 0, length = 0] = rows.subarray(i, i + transferStride.unit);
       if (start + length <= this.#tablesEnd) continue;
       if (this.#runs.length > 0 && !mapping.ownsTables(guestOffset(start), length)) {
-        this.giveBack();
+        this.#giveBackBehind(used);
         await committer.settle();
       }
       await mapping.ensureTables(guestOffset(start), length, allocator, committer);
@@ -64,11 +68,24 @@ export class ReservedRoom implements TargetRoom {
 
   /** Frees what is left. */
   giveBack(): void {
+    this.#giveBackBehind(0);
+  }
+
+  /** Frees all but `count` clusters from the front. */
+  #giveBackBehind(count: number): void {
     const { committer, geometry } = this.#guest.image;
-    for (const { first, count } of this.#runs) {
-      committer.freeLater(hostOffset(first * geometry.clusterSize), count * geometry.clusterSize, false);
-    }
+    const all = this.#runs;
     this.#runs = [];
+    let kept = count;
+    for (const run of all) {
+      const part = Math.min(kept, run.count);
+      kept -= part;
+      if (part > 0) this.#runs.push({ first: run.first, count: part });
+      const rest = run.count - part;
+      if (rest === 0) continue;
+      const start = (run.first + part) * geometry.clusterSize;
+      committer.freeLater(hostOffset(start), rest * geometry.clusterSize, false);
+    }
   }
 
   /** Says that `count` clusters from the front are in use now. */

@@ -19,6 +19,7 @@ namespace {
 
 // Numbers for each element of the tables (transferStride in lib/native/transfer.ts).
 constexpr size_t kUnitStride = 3;
+constexpr size_t kDifferingUnitStride = 4;
 constexpr size_t kPlaceStride = 2;
 constexpr size_t kPlacedStride = 3;
 constexpr size_t kCompressionNumbers = 4;
@@ -83,20 +84,38 @@ class TransferWork : public Work {
   const Memory memory_;
 };
 
+size_t blocksOf(const TransferPlan& plan, const TransferUnit& unit) {
+  return (unit.length - 1) / plan.granularity + 1;
+}
+
 void takeUnits(Arguments& args, Span<double> units, PieceTable& table, size_t capacity, TransferPlan& plan) {
-  const size_t count = rows(args, "units", units, kUnitStride);
+  const bool differs = plan.content == Content::kDiffering;
+  const size_t stride = differs ? kDifferingUnitStride : kUnitStride;
+  const size_t count = rows(args, "units", units, stride);
   for (size_t i = 0; i < count && !args.failed(); ++i) {
-    Row row(args, "units", units, i * kUnitStride);
+    Row row(args, "units", units, i * stride);
     const int64_t guest = row.next(0, kMaxSafeInteger - kMaxBlock);
     const int64_t length = row.next(1, static_cast<int64_t>(capacity));
     if (args.failed()) return;
     const size_t first = table.pieces().size();
-    plan.units.push_back({guest, static_cast<size_t>(length), first, table.take(row, length)});
+    const size_t own = table.take(row, length);
+    const size_t others = differs && !args.failed() ? table.take(row, length) : 0;
+    plan.units.push_back({guest, static_cast<size_t>(length), first, own, others});
   }
   plan.pieces = std::move(table.pieces());
 }
 
-// Places must hold everything, should nothing of it be zeros or get shorter, and what streams have ahead.
+// The blocks of a unit that pieces may fill, at most.
+size_t filledBlocks(const TransferPlan& plan, const TransferUnit& unit) {
+  size_t blocks = 0;
+  for (size_t i = unit.first_piece; i < unit.first_piece + unit.pieces; ++i) {
+    const Piece& piece = plan.pieces[i];
+    blocks += (piece.offset + piece.length - 1) / plan.granularity - piece.offset / plan.granularity + 1;
+  }
+  return std::min(blocks, blocksOf(plan, unit));
+}
+
+// Places must hold everything, should nothing of it be zeros, the same elsewhere or get shorter, and what streams have ahead.
 void takePlaces(Arguments& args, Span<double> table, TransferPlan& plan) {
   const auto block = static_cast<int64_t>(plan.granularity);
   const size_t count = rows(args, "places", table, kPlaceStride);
@@ -113,7 +132,8 @@ void takePlaces(Arguments& args, Span<double> table, TransferPlan& plan) {
     room = std::min(room + length, kMaxSafeInteger);
   }
   for (const TransferUnit& unit : plan.units) {
-    room -= (static_cast<int64_t>(unit.length) + block - 1) / block * block;
+    const bool differs = plan.content == Content::kDiffering;
+    room -= static_cast<int64_t>(differs ? filledBlocks(plan, unit) : blocksOf(plan, unit)) * block;
   }
   if (plan.placing == Placing::kCompressed) room -= Places::kMostAhead * block;
   args.requireValue(room >= 0, "places", "must have room for all units");
@@ -125,6 +145,7 @@ void takeCompression(Arguments& args, Span<double> numbers, Span<double> area, T
   args.requireValue(numbers.size() == kCompressionNumbers, "compression", "must hold four numbers, or none");
   args.requireValue(area.size() == kAreaNumbers, "area", "must hold four numbers");
   args.requireRange(plan.granularity > 1, "granularity", "more than 1 for compression");
+  args.requireValue(plan.content != Content::kDiffering, "content", "must not be what differs, for compression");
   if (args.failed()) return;
   plan.placing = Placing::kCompressed;
   Row row(args, "compression", numbers, 0);
@@ -152,7 +173,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   plan.out = static_cast<int>(args.integer(0, "fdOut", 0, INT_MAX));
   plan.granularity = static_cast<size_t>(args.integer(5, "granularity", 1, kMaxBlock));
   const auto workers = static_cast<size_t>(args.integer(8, "workers", 1, kMaxWorkers));
-  plan.sparse = args.boolean(11, "sparse");
+  plan.content = static_cast<Content>(args.integer(11, "content", 0, static_cast<int64_t>(Content::kDiffering)));
   if (args.failed()) return nullptr;
   const Span<double> files = args.doubles(1, "files");
   const Span<double> units = args.doubles(2, "units");
@@ -165,16 +186,18 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   const Bytes memory = args.bytes(12, "memory");
   takeCompression(args, compression, area, plan);
   if (args.failed()) return nullptr;
-  const bool compresses = plan.placing == Placing::kCompressed;
+  const bool differs = plan.content == Content::kDiffering;
+  if (differs) plan.placing = Placing::kPacked;
+  const bool needs_more = differs || plan.placing == Placing::kCompressed;
   const size_t desks = workers + kSpareBuffers;
-  const size_t capacity = partOf(args, scratch, desks * (compresses ? 2 : 1), plan.granularity);
+  const size_t capacity = partOf(args, scratch, desks * (needs_more ? 2 : 1), plan.granularity);
   PieceTable table(args, files, pieces, memory);
   if (args.failed()) return nullptr;
   takeUnits(args, units, table, capacity, plan);
   if (args.failed()) return nullptr;
   takePlaces(args, places, plan);
   size_t blocks = 0;
-  for (const TransferUnit& unit : plan.units) blocks += (unit.length - 1) / plan.granularity + 1;
+  for (const TransferUnit& unit : plan.units) blocks += blocksOf(plan, unit);
   args.requireRange(
       plan.placing == Placing::kSame || placed.size() / kPlacedStride >= blocks + plan.places.size(),
       "placed.length", "enough for a run for each block and place");
@@ -183,7 +206,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   std::vector<Transfer::Buffers> buffers;
   for (size_t i = 0; i < desks; ++i) {
     buffers.push_back({scratch.subspan(i * capacity, capacity),
-                       compresses ? scratch.subspan((desks + i) * capacity, capacity) : MutableBytes()});
+                       needs_more ? scratch.subspan((desks + i) * capacity, capacity) : MutableBytes()});
   }
   auto shared = std::make_shared<Shared>(std::move(plan), buffers, codecPoolOf(env));
   napi_value promises;

@@ -39,6 +39,12 @@ bool isZero(Bytes data) {
   return seen == 0;
 }
 
+bool isSame(Bytes a, Bytes b) {
+  if (a.size() == 0) return isZero(b);
+  if (b.size() == 0) return isZero(a);
+  return std::memcmp(a.data(), b.data(), a.size()) == 0;
+}
+
 size_t zeroRuns(Bytes data, size_t granularity, Span<double> out) {
   size_t ends = 0;
   bool inZeros = false;

@@ -2,7 +2,6 @@
 #include "os/comparison.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "core/zero.h"
@@ -12,50 +11,6 @@ namespace {
 
 // Both sides of a part stay in the second-level cache of a processor, with room for what they are copied from.
 constexpr size_t kMinStep = 64 * 1024;
-
-// The pieces of one disk, in the order of their offsets, cut into parts of a unit one after the other.
-class PartCursor {
- public:
-  PartCursor(const Piece* pieces, size_t count) : next_(pieces), end_(pieces + count) {}
-
-  // What the pieces have in bytes [start, end) of the unit, their offsets relative to `start`.
-  const std::vector<Piece>& part(size_t start, size_t end) {
-    part_.clear();
-    for (; next_ != end_ && next_->offset < end; ++next_) {
-      const size_t from = std::max(start, next_->offset);
-      const size_t to = std::min(end, next_->offset + next_->length);
-      if (from < to) part_.push_back(cut(*next_, from, to - from, start));
-      if (next_->offset + next_->length > end) break;
-    }
-    return part_;
-  }
-
- private:
-  static Piece cut(const Piece& whole, size_t from, size_t length, size_t start) {
-    Piece piece = whole;
-    const size_t before = from - whole.offset;
-    if (whole.cluster_size == 0) {
-      piece.position += static_cast<int64_t>(before);
-      piece.stored = length;
-    } else {
-      piece.skip += before;
-    }
-    piece.offset = from - start;
-    piece.length = length;
-    return piece;
-  }
-
-  const Piece* next_;
-  const Piece* const end_;
-  std::vector<Piece> part_;
-};
-
-// An empty view stands for zeros.
-bool isSame(Bytes a, Bytes b) {
-  if (a.size() == 0) return isZero(b);
-  if (b.size() == 0) return isZero(a);
-  return std::memcmp(a.data(), b.data(), a.size()) == 0;
-}
 
 }  // namespace
 

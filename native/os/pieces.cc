@@ -23,6 +23,21 @@ size_t blockEnd(size_t offset, size_t block) { return blockStart(offset + block 
 const Filled kWhole = {OsResult::done(), false};
 const Filled kDamaged = {OsResult::done(), true};
 
+// `length` bytes of a piece from byte `from` of its unit on, for a part that begins at `start`.
+Piece cut(const Piece& whole, size_t from, size_t length, size_t start) {
+  Piece piece = whole;
+  const size_t before = from - whole.offset;
+  if (whole.cluster_size == 0) {
+    piece.position += static_cast<int64_t>(before);
+    piece.stored = length;
+  } else {
+    piece.skip += before;
+  }
+  piece.offset = from - start;
+  piece.length = length;
+  return piece;
+}
+
 }  // namespace
 
 #ifndef _WIN32
@@ -81,6 +96,17 @@ void sortPieces(std::vector<Piece>& pieces, size_t first, size_t count) {
   const auto before = [](const Piece& a, const Piece& b) { return a.offset < b.offset; };
   // Plans of one layer are.
   if (!std::is_sorted(begin, end, before)) std::sort(begin, end, before);
+}
+
+const std::vector<Piece>& PartCursor::part(size_t start, size_t end) {
+  part_.clear();
+  for (; next_ != end_ && next_->offset < end; ++next_) {
+    const size_t from = std::max(start, next_->offset);
+    const size_t to = std::min(end, next_->offset + next_->length);
+    if (from < to) part_.push_back(cut(*next_, from, to - from, start));
+    if (next_->offset + next_->length > end) break;
+  }
+  return part_;
 }
 
 Filled PieceReader::fill(const Piece* pieces, size_t count, MutableBytes buffer, size_t block,

@@ -61,6 +61,20 @@ class PieceReader {
   std::vector<unsigned char> spare_;
 };
 
+// Pieces in the order of their offsets, cut into parts of a unit one after the other.
+class PartCursor {
+ public:
+  PartCursor(const Piece* pieces, size_t count) : next_(pieces), end_(pieces + count) {}
+
+  // What the pieces have in bytes [start, end) of the unit, their offsets relative to `start`; until the next call.
+  const std::vector<Piece>& part(size_t start, size_t end);
+
+ private:
+  const Piece* next_;
+  const Piece* const end_;
+  std::vector<Piece> part_;
+};
+
 // Brings `count` pieces from `first` on into the order of their offsets.
 void sortPieces(std::vector<Piece>& pieces, size_t first, size_t count);
 

@@ -14,16 +14,38 @@ namespace {
 // Shorter runs are not worth a call of their own.
 constexpr size_t kMinReserved = 64 * 1024;
 
+// Bytes of the other disk that are read and compared at once, unless blocks are longer: they stay in the processor's cache.
+constexpr size_t kStep = 64 * 1024;
+
 // There was not as much room as the binding has seen to.
 const Filled kUnplanned = {OsResult::done(), true};
 
 // With the pieces of each unit in the order of the disk.
 TransferPlan inOrder(TransferPlan plan) {
-  for (const TransferUnit& unit : plan.units) sortPieces(plan.pieces, unit.first_piece, unit.pieces);
+  for (const TransferUnit& unit : plan.units) {
+    sortPieces(plan.pieces, unit.first_piece, unit.pieces);
+    sortPieces(plan.pieces, unit.first_piece + unit.pieces, unit.other_pieces);
+  }
   return plan;
 }
 
 size_t wholeBlocks(size_t length, size_t block) { return (length + block - 1) / block * block; }
+
+// Goes along what is covered of a unit, block by block.
+class Covered {
+ public:
+  explicit Covered(const std::vector<UnitRange>& ranges) : ranges_(ranges) {}
+
+  // Whether the block that begins at `at`, behind those asked for before, is.
+  bool has(size_t at) {
+    while (next_ < ranges_.size() && ranges_[next_].end <= at) ++next_;
+    return next_ < ranges_.size() && ranges_[next_].start <= at;
+  }
+
+ private:
+  const std::vector<UnitRange>& ranges_;
+  size_t next_ = 0;
+};
 
 }  // namespace
 
@@ -32,7 +54,7 @@ Transfer::Transfer(TransferPlan plan, const std::vector<Buffers>& buffers)
       reserves_(gainsFromReserving(plan_.out)),
       places_(plan_.places, static_cast<int64_t>(plan_.granularity), plan_.area, plan_.limits) {
   desks_.reserve(buffers.size());
-  for (const Buffers& one : buffers) desks_.push_back({one, 0, {}, {}, {}, {}});
+  for (const Buffers& one : buffers) desks_.push_back({one, 0, {}, {}, {}, {}, {}});
   for (Desk& desk : desks_) idle_.push_back(&desk);
 }
 
@@ -108,15 +130,16 @@ Filled Transfer::prepare(Desk& desk, PieceReader& reader, CodecContext& codec) c
   const Filled filled =
       reader.fill(plan_.pieces.data() + unit.first_piece, unit.pieces, whole, plan_.granularity, desk.covered);
   if (!filled.isWhole()) return filled;
+  if (plan_.content == Content::kDiffering) return findDiffering(unit, desk, reader);
   findRuns(unit, desk);
   return plan_.placing == Placing::kCompressed ? encode(codec, desk) : filled;
 }
 
 void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
   desk.runs.clear();
-  if (!plan_.sparse) {
+  if (plan_.content == Content::kRead) {
     for (const UnitRange& range : desk.covered) {
-      desk.runs.push_back({range.start, std::min(range.end, unit.length)});
+      desk.runs.push_back({{range.start, std::min(range.end, unit.length)}, false});
     }
     return;
   }
@@ -124,21 +147,50 @@ void Transfer::findRuns(const TransferUnit& unit, Desk& desk) const {
     bool in_zeros = true;
     for (size_t at = range.start; at < range.end; at += plan_.granularity) {
       const bool zero = isZero(desk.buffers.data.subspan(at, plan_.granularity));
-      if (!zero && in_zeros) desk.runs.push_back({at, at});
-      if (!zero) desk.runs.back().end = std::min(at + plan_.granularity, unit.length);
+      if (!zero && in_zeros) desk.runs.push_back({{at, at}, false});
+      if (!zero) desk.runs.back().range.end = std::min(at + plan_.granularity, unit.length);
       in_zeros = zero;
     }
   }
+}
+
+// Reads the other disk part by part. What no piece of a disk fills is zeros there.
+Filled Transfer::findDiffering(const TransferUnit& unit, Desk& desk, PieceReader& reader) const {
+  desk.runs.clear();
+  const size_t block = plan_.granularity;
+  const size_t end = wholeBlocks(unit.length, block);
+  const size_t step = wholeBlocks(kStep, block);
+  PartCursor there(plan_.pieces.data() + unit.first_piece + unit.pieces, unit.other_pieces);
+  Covered covered(desk.covered);
+  for (size_t start = 0; start < end; start += step) {
+    const size_t stop = std::min(end, start + step);
+    const std::vector<Piece>& pieces = there.part(start, stop);
+    const MutableBytes part = desk.buffers.more.subspan(0, stop - start);
+    const Filled filled = reader.fill(pieces.data(), pieces.size(), part, block, desk.covered_there);
+    if (!filled.isWhole()) return filled;
+    Covered covered_there(desk.covered_there);
+    for (size_t at = start; at < stop; at += block) {
+      const Bytes own = desk.buffers.data.subspan(at, covered.has(at) ? block : 0);
+      const Bytes other = part.subspan(at - start, covered_there.has(at - start) ? block : 0);
+      if (isSame(own, other)) continue;
+      const bool hidden = own.size() == 0 || isZero(own);
+      Run* const last = desk.runs.empty() ? nullptr : &desk.runs.back();
+      const bool joins = last != nullptr && last->hidden == hidden && last->range.end == at;
+      if (!joins) desk.runs.push_back({{at, at}, hidden});
+      desk.runs.back().range.end = std::min(at + block, unit.length);
+    }
+  }
+  return {OsResult::done(), false};
 }
 
 Filled Transfer::encode(CodecContext& codec, Desk& desk) const {
   const size_t block = plan_.granularity;
   size_t used = 0;
   desk.lengths.clear();
-  for (const UnitRange& run : desk.runs) {
-    for (size_t at = run.start; at < run.end; at += block) {
+  for (const Run& run : desk.runs) {
+    for (size_t at = run.range.start; at < run.range.end; at += block) {
       const size_t length = codec.encode(plan_.codec, plan_.level, desk.buffers.data.subspan(at, block),
-                                         desk.buffers.streams.subspan(used, block - 1));
+                                         desk.buffers.more.subspan(used, block - 1));
       if (length == kEncodeFailed) return {OsResult::failed("compress", ENOMEM), false};
       desk.lengths.push_back(length);
       used += length;
@@ -151,9 +203,9 @@ bool Transfer::place(Desk& desk) {
   desk.writes.clear();
   const TransferUnit& unit = plan_.units[desk.unit];
   if (plan_.placing == Placing::kSame) {
-    for (const UnitRange& run : desk.runs) {
-      const Bytes bytes = desk.buffers.data.subspan(run.start, run.end - run.start);
-      desk.writes.push_back({bytes, unit.guest + static_cast<int64_t>(run.start)});
+    for (const auto& [range, hidden] : desk.runs) {
+      const Bytes bytes = desk.buffers.data.subspan(range.start, range.end - range.start);
+      desk.writes.push_back({bytes, unit.guest + static_cast<int64_t>(range.start)});
     }
     return true;
   }
@@ -165,10 +217,14 @@ bool Transfer::place(Desk& desk) {
 bool Transfer::placeRuns(const TransferUnit& unit, Desk& desk) {
   size_t block = 0;
   size_t used = 0;
-  for (const UnitRange& run : desk.runs) {
-    const size_t length = wholeBlocks(run.end - run.start, plan_.granularity);
-    const MutableBytes whole = desk.buffers.data.subspan(run.start, length);
-    if (!placeRun(unit.guest + static_cast<int64_t>(run.start), whole, desk, block, used)) return false;
+  for (const auto& [range, hidden] : desk.runs) {
+    const int64_t guest = unit.guest + static_cast<int64_t>(range.start);
+    const size_t length = wholeBlocks(range.end - range.start, plan_.granularity);
+    if (hidden) {
+      note({guest, static_cast<int64_t>(length), kHidden});
+    } else if (!placeRun(guest, desk.buffers.data.subspan(range.start, length), desk, block, used)) {
+      return false;
+    }
   }
   return true;
 }
@@ -186,7 +242,7 @@ bool Transfer::placeRun(int64_t guest, MutableBytes run, Desk& desk, size_t& blo
     const int64_t host = places_.takeBytes(static_cast<int64_t>(length));
     if (host < 0) return false;
     placed_.push_back({position, static_cast<int64_t>(length), host});
-    const Bytes stream = desk.buffers.streams.subspan(used, length);
+    const Bytes stream = desk.buffers.more.subspan(used, length);
     used += length;
     Write* const last = desk.writes.empty() ? nullptr : &desk.writes.back();
     if (last != nullptr && last->bytes.data() + last->bytes.size() == stream.data() &&
@@ -214,9 +270,11 @@ bool Transfer::placeBlocks(int64_t guest, MutableBytes run, Desk& desk) {
 // Whole blocks, joined with those before them.
 void Transfer::note(const Placed& placed) {
   Placed* const last = placed_.empty() ? nullptr : &placed_.back();
-  const bool joins = last != nullptr && last->length >= static_cast<int64_t>(plan_.granularity) &&
-                     last->guest + last->length == placed.guest && last->host + last->length == placed.host;
-  if (joins) {
+  const bool follows = last != nullptr && last->length >= static_cast<int64_t>(plan_.granularity) &&
+                       last->guest + last->length == placed.guest;
+  const bool hidden = placed.host == kHidden;
+  if (follows && (hidden ? last->host == kHidden
+                         : last->host != kHidden && last->host + last->length == placed.host)) {
     last->length += placed.length;
   } else {
     placed_.push_back(placed);

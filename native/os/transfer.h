@@ -1,5 +1,5 @@
-// Copies planned pieces of files into another file, without their zeros or with them: what a conversion or a commit
-// does for every byte, done by several threads that share one plan.
+// Copies planned pieces of files into another file, without their zeros, with them, or only where another disk differs:
+// what a conversion, a commit or a rebase does for every byte, done by several threads that share one plan.
 #ifndef QCOW2_OS_TRANSFER_H_
 #define QCOW2_OS_TRANSFER_H_
 
@@ -23,7 +23,12 @@ struct TransferUnit {
   size_t length;
   size_t first_piece;
   size_t pieces;
+  // Of Content::kDiffering, behind the others: what the other disk has in the same range.
+  size_t other_pieces;
 };
+
+// Host offset of what is zeros where another disk has something else.
+constexpr int64_t kHidden = -1;
 
 // Bytes [guest, guest + length) of the disk went to `host`; shorter than a block: a block, compressed to that.
 struct Placed {
@@ -42,12 +47,21 @@ enum class Placing : uint8_t {
   kCompressed,
 };
 
+// Which blocks are copied.
+enum class Content : uint8_t {
+  // Of which something was read.
+  kRead,
+  // The same without zeros.
+  kData,
+  // Those that are other than on another disk; zeros among them are told of only, as kHidden.
+  kDiffering,
+};
+
 struct TransferPlan {
   int out;
   // Blocks of this size are counted from the beginning of each unit.
   size_t granularity;
-  // Whether blocks of zeros are left out. Else all blocks are written of which something was read.
-  bool sparse;
+  Content content;
   std::vector<TransferUnit> units;
   std::vector<Piece> pieces;
   Placing placing;
@@ -62,10 +76,11 @@ struct TransferPlan {
 
 class Transfer {
  public:
-  // What a unit is read into, whole blocks, and for kCompressed what its streams are put into, as long as that.
+  // What a unit is read into, whole blocks, and as long as that, what its streams are put into for kCompressed, or the other
+  // disk is read into for kDiffering.
   struct Buffers {
     MutableBytes data;
-    MutableBytes streams;
+    MutableBytes more;
   };
 
   // With `buffers`, at least one: with more of them than threads none waits while others write.
@@ -89,13 +104,19 @@ class Transfer {
     Bytes bytes;
     int64_t host;
   };
+  // Blocks that are to be written, or are zeros to be told of.
+  struct Run {
+    UnitRange range;
+    bool hidden;
+  };
   // Where a unit is prepared, and lies until it is written.
   struct Desk {
     Buffers buffers;
     size_t unit;
-    // What was read, and what of that is to be written: all begin with a block.
+    // What was read, also of the other disk, and what of that is to be written: all begin with a block.
     std::vector<UnitRange> covered;
-    std::vector<UnitRange> runs;
+    std::vector<UnitRange> covered_there;
+    std::vector<Run> runs;
     // For each block of data its length as a stream, 0 where it gets no shorter.
     std::vector<size_t> lengths;
     std::vector<Write> writes;
@@ -109,6 +130,7 @@ class Transfer {
 
   Filled prepare(Desk& desk, PieceReader& reader, CodecContext& codec) const;
   void findRuns(const TransferUnit& unit, Desk& desk) const;
+  Filled findDiffering(const TransferUnit& unit, Desk& desk, PieceReader& reader) const;
   Filled encode(CodecContext& codec, Desk& desk) const;
   Filled store(const Desk& desk) const;
 

@@ -22,6 +22,16 @@ TEST(seesEveryByte) {
   }
 }
 
+TEST(takesNothingForZeros) {
+  ByteMemory zeros(100);
+  ByteMemory memory(100);
+  memory[99] = 1;
+  CHECK(isSame(zeros, Bytes()) && isSame(Bytes(), zeros) && isSame(Bytes(), Bytes()));
+  CHECK(!isSame(memory, Bytes()) && !isSame(Bytes(), memory) && !isSame(memory, zeros));
+  zeros[99] = 1;
+  CHECK(isSame(memory, zeros));
+}
+
 TEST(endsRunsAtBlocks) {
   ByteMemory memory(1000);
   memory[300] = 1;

@@ -2,7 +2,15 @@
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { deflateRawSync, inflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
-import { blocksAhead, Codec, native, PackingArea, spareBuffers, transferStride } from '../../lib/native.js';
+import {
+  blocksAhead,
+  Codec,
+  Content,
+  native,
+  PackingArea,
+  spareBuffers,
+  transferStride,
+} from '../../lib/native.js';
 import { mixedDisk } from '../support/mixed-disk.js';
 import { pattern } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
@@ -43,7 +51,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
       workers,
       Float64Array.from(plan.compression ?? []),
       plan.area ?? new Float64Array(0),
-      sparse,
+      sparse ? Content.data : Content.read,
       plan.memory ?? new Uint8Array(0),
     );
     expect(work.length).toBe(workers);
