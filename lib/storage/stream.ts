@@ -1,6 +1,7 @@
 /** A stream as a store that is read front to back: what passes unread is put aside only as long as it may be wanted. */
 import { Qcow2Error } from '../errors.js';
 import type { FileStorage } from './file.js';
+import { native } from '../native.js';
 import { destroyOnAbort } from './destroy-on-abort.js';
 import { pageBytes } from './page-bytes.js';
 import { Spool, type SpoolOptions } from './spool.js';
@@ -30,6 +31,10 @@ export class StreamStorage implements Storage {
   readonly readOnly = true;
   /** Whether bytes that are passed over are put aside. */
   keepSkipped = true;
+  /**
+   * Zeros in a gap shorter than this are not put aside: too few for a cluster of any kind, and no compressed data begins with them.
+   */
+  paddingBytes = 0;
   /** Whether bytes that are read are put aside, too. */
   keepRead = true;
   readonly #source: StreamSource;
@@ -214,10 +219,11 @@ export class StreamStorage implements Storage {
 
   /** Passes on to `position`, and then fills `buffer`; returns how much of it. */
   async #advance(position: number, buffer: Uint8Array | null, start: number): Promise<number> {
+    const isPadding = position - this.#head < this.paddingBytes;
     while (this.#head < position) {
       if (!(await this.#fetch())) return 0;
       const skipped = this.#pending.subarray(0, Math.min(this.#pending.length, position - this.#head));
-      await this.#pass(skipped, this.keepSkipped);
+      await this.#pass(skipped, this.keepSkipped && !(isPadding && native.isZero(skipped)));
     }
     let done = 0;
     while (buffer !== null && done < buffer.length) {

@@ -1,7 +1,8 @@
 /**
  * A compressed stream. Its header comes first and says where the tables are, and these where data is, which depends on how small
- * all that lies before gets. So everything is read and compressed twice: the first time only to learn the place of each L2
- * table, one number for each, and with them the length; the second time for the stream. Nothing is put aside on a disk.
+ * all that lies before gets. So everything is read and compressed twice: the first time only to learn the places of the L2
+ * tables, and with them the length; the second time for the stream. As many tables as are kept in memory come before the data that
+ * they describe, so that whoever restores it needs to put nothing aside; the others come behind it. Nothing is put aside on a disk.
  */
 import type { Disk } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
@@ -17,6 +18,8 @@ import { Packing } from './packing.js';
 import { tablePlaces, usedTables, type Places } from './places.js';
 import { l2FlagsFor } from './tables.js';
 
+/** Of L2 tables that are kept, bytes: with clusters of 64 KiB, those of 512 GiB. */
+const maxKeptBytes = 64 * 1024 * 1024;
 /** Chunks compressed at once. */
 const chunksAtOnce = 4;
 
@@ -45,6 +48,8 @@ export function compressedPlaces(most: Places): Places {
 interface Learned {
   /** The L1 table. */
   readonly l1: Uint8Array;
+  /** L2 tables by their L1 entries: those that come before their data. */
+  readonly tables: ReadonlyMap<number, Uint8Array>;
   readonly blocks: readonly number[];
   /** Clusters of the whole stream. */
   readonly end: number;
@@ -58,8 +63,12 @@ export async function* compressedImage(
   announce(learned.end * image.shape.clusterSize);
   yield* front(image, learned);
   const view = tableView(learned.l1);
-  const { end } = yield* packed(image, (table, place) => {
-    requireSame(readL1Entry(view, table, image.shape.clusterSize), place * image.shape.clusterSize);
+  const { end } = yield* packed(image, {
+    early: (table) => learned.tables.get(table),
+    found: (table, place, bytes) => {
+      requireSame(readL1Entry(view, table, image.shape.clusterSize), place * image.shape.clusterSize);
+      requireSame(Buffer.compare(learned.tables.get(table) ?? bytes, bytes), 0);
+    },
   });
   // Tables that have nothing to describe any more are not there.
   requireSame(learned.end, end);
@@ -78,10 +87,18 @@ async function learn(image: CompressedImage): Promise<Learned> {
   const { places, shape } = image;
   const l1 = new Uint8Array((places.l2 - places.l1) * shape.clusterSize);
   const view = tableView(l1);
-  const bytes = packed(image, (table, place) => writeL1Entry(view, table, place * shape.clusterSize, true));
+  const tables = new Map<number, Uint8Array>();
+  const unknown = new Uint8Array(shape.clusterSize);
+  const bytes = packed(image, {
+    early: () => ((tables.size + 1) * shape.clusterSize <= maxKeptBytes ? unknown : undefined),
+    found: (table, place, content, isEarly) => {
+      writeL1Entry(view, table, place * shape.clusterSize, true);
+      if (isEarly) tables.set(table, content);
+    },
+  });
   for (;;) {
     const { done, value } = await bytes.next();
-    if (done === true) return { l1, ...value };
+    if (done === true) return { l1, tables, ...value };
   }
 }
 
@@ -98,26 +115,37 @@ function* front(
   if (l1.length > 0) yield l1;
 }
 
-/**
- * Everything behind the L1 table.
- * @param onTable is told the cluster of each L2 table
- */
+interface TableUse {
+  /** The bytes to be sent for a table before its data, right or not; undefined when it comes behind that. */
+  readonly early: (table: number) => Uint8Array | undefined;
+  /** Told the cluster of a table, and its bytes. */
+  readonly found: (table: number, place: number, bytes: Uint8Array, isEarly: boolean) => void;
+}
+
+/** Everything behind the L1 table. */
 async function* packed(
   image: CompressedImage,
-  onTable: (table: number, place: number) => void,
+  { early, found }: TableUse,
 ): AsyncGenerator<Uint8Array, Pick<Learned, 'blocks' | 'end'>> {
   const { contents, shape, places } = image;
   const packing = new Packing(shape, places.l2);
   for (const table of usedTables(contents, shape, 0, Infinity)) {
     const bytes = new Uint8Array(shape.clusterSize);
+    let place: number | undefined;
     for await (const chunk of compressedChunks(image, table)) {
+      // Not before it is sure that there is data to be described.
+      if (place === undefined && chunk.indexes.length > 0) {
+        const ahead = early(table);
+        if (ahead !== undefined) place = packing.table(ahead);
+      }
       packChunk(packing, image, bytes, chunk, table * shape.l2Entries);
       yield* packing.take();
     }
     packing.close();
     markZeros(image, bytes, table);
     // All that the tables of the source called data may have been zeros.
-    if (!native.isZero(bytes)) onTable(table, packing.table(bytes));
+    if (place !== undefined) found(table, place, bytes, true);
+    else if (!native.isZero(bytes)) found(table, packing.table(bytes), bytes, false);
     yield* packing.take();
   }
   const end = packing.end();

@@ -71,6 +71,7 @@ export class StreamWalk {
     this.#guest = guest;
     this.#storage = storage;
     this.#leastView = leastView;
+    storage.paddingBytes = guest.image.geometry.clusterSize;
     this.#l1 = tableView(guest.image.mapping.l1Bytes);
     this.#tables = this.#orderTables();
   }

@@ -1,6 +1,6 @@
 /** `convert`: copies a disk into a new image. */
-import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { accessSync, constants, existsSync, statSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import { checkCacheMode } from '../cache-mode.js';
 import { parseConvert, refuseContradictions, targetFormat } from '../convert-request.js';
 import type { ConvertRequest } from '../convert-request.js';
@@ -226,6 +226,7 @@ async function restoreImage(
       keepTarget: !request.create,
       durable: request.targetCache !== 'unsafe',
       signal,
+      ...spoolBeside(target),
       ...(secret === undefined ? {} : { secret }),
       ...(request.compressionLevel === null ? {} : { compressionLevel: request.compressionLevel }),
       ...(request.sparseSize === null ? {} : { sparseSize: request.sparseSize }),
@@ -234,6 +235,18 @@ async function restoreImage(
       throw conversionFailure(error, source, target, request);
     });
   await writing(target, { request, context }, work);
+}
+
+/** Where the target goes is more room for what has to be put aside than where temporary files go, which may be memory. */
+function spoolBeside({ path, remote }: Target): { spoolDirectory?: string } {
+  if (remote !== null || statSync(path, { throwIfNoEntry: false })?.isFile() === false) return {};
+  const directory = dirname(path);
+  try {
+    accessSync(directory, constants.W_OK);
+    return { spoolDirectory: directory };
+  } catch {
+    return {};
+  }
 }
 
 interface Copy extends Omit<Task, 'context'> {
