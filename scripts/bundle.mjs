@@ -101,7 +101,7 @@ const [first] = await bundle(
         // What --help, --version and man need: they work without the addon, too.
         {
           name: 'words',
-          test: /lib.cli.(process|program|registry|getopt|failure|output|suggest|terminal|version|specs.shared)\b/,
+          test: /lib.cli.(process|program|registry|getopt|failure|output|suggest|terminal|version|specs.shared|specs.info)\b/,
           priority: 1,
         },
         // What telling about an image takes, which all others need, too.

@@ -115,6 +115,11 @@ async function explain(error: unknown, { program, say, complain }: Context): Pro
     if (error instanceof UsageFailure) say(`Try '${program} --help' for more information\n`);
     return error.exitCode;
   }
+  // Without the addon nothing loads that needs the library, and that has the words for all else.
+  if (error instanceof Error && 'code' in error && error.code === 'ERR_QCOW2_NATIVE') {
+    complain(error.message);
+    return 1;
+  }
   const { Interrupted } = await import('./interrupt.js');
   if (error instanceof Interrupted) {
     error.die();

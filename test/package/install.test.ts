@@ -153,6 +153,21 @@ describe('installed from the tarball', () => {
     expect(failed.stdout).toContain('ERR_QCOW2_NATIVE');
     expect(failed.stdout).toContain(`${process.platform}-${process.arch}`);
     expect(failed.stdout).toContain('npm rebuild qcow2 --build-from-source');
+    const program = join(project, 'node_modules/qcow2/dist/cli/main.cjs');
+    for (const words of [
+      ['info', 'disk.qcow2'],
+      ['create', '-f', 'qcow2', 'disk.qcow2', '1M'],
+      ['map', 'x'],
+    ]) {
+      const told = (await run(program, words, project).catch((reason: unknown) => reason)) as {
+        code: number;
+        stderr: string;
+      };
+      expect(told.code).toBe(1);
+      expect(told.stderr).toMatch(/^qcow2: The native addon .*npm rebuild qcow2 --build-from-source.*\n$/);
+    }
+    for (const words of [['--help'], ['--version'], ['man']])
+      expect((await run(program, words, project)).stderr).toBe('');
   });
 
   it('names what a compilation lacks, and the command that gets it', async () => {
