@@ -1,6 +1,6 @@
 /** Hashes of a disk, block by block and of the whole, and verifying a disk by them. All hashing is off the main thread. */
 import type { ByteRange, Disk, Job } from '../disk.js';
-import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
+import { invalidArgType, invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import { queryRange } from '../io/disk-queries.js';
 import { native } from '../native.js';
 import type { ImageFormat, OpenOptions, Source } from '../options.js';
@@ -31,7 +31,7 @@ export interface HashOptions extends Job, HashSource {
   content?: boolean;
 }
 
-/** The hashes of a disk. */
+/** The hashes of a disk. To keep them as JSON, write `blocks` and `content` as text: see docs/guides/backing-up.md. */
 export interface DiskHashes {
   /** The hash function of all digests. */
   algorithm: HashAlgorithm;
@@ -118,6 +118,8 @@ export async function* verify(
   const { algorithm, blockSize, size, blocks } = hashes;
   check(algorithm, blockSize);
   const length = digestLengths[algorithm];
+  // JSON makes something else of it.
+  if (!(blocks instanceof Uint8Array)) throw invalidArgType('hashes.blocks', 'a Uint8Array', blocks);
   if (blocks.length !== Math.ceil(size / blockSize) * length) {
     throw invalidArgValue(
       'hashes',

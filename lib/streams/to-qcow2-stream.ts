@@ -52,7 +52,7 @@ export interface ToQcow2StreamOptions
  * Streams a disk as a qcow2 image: header, refcounts, L1 table, L2 tables, then data in the order of the disk. Reads what
  * the disk has stored and holds a few MiB (compressed up to 64 more) and one bit for each cluster in memory, whatever its size. The disk must not change
  * meanwhile; it stays open.
- * @returns a stream whose `length`, in bytes, is set before its first byte comes; `sized()` waits for it
+ * @returns a stream whose `length`, in bytes, is set before its first byte comes; `sized()` waits for it. It fails with Qcow2Error
  * `ERR_QCOW2_LIMIT` when the disk is too large for its clusters, with errors of the source, with the signal's reason
  */
 export function toQcow2Stream(source: Disk | Source, options: ToQcow2StreamOptions = {}): SizedStream {

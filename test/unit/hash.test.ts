@@ -8,6 +8,7 @@ import {
   MemoryStorage,
   RawDisk,
   verify,
+  type DiskHashes,
   type HashAlgorithm,
 } from '../../lib/index.js';
 import { mixedDisk } from '../support/mixed-disk.js';
@@ -112,4 +113,14 @@ describe('verify', () => {
       await disk.close();
     },
   );
+
+  it('says which part of hashes that went through JSON is not what it was', async () => {
+    const disk = await create(new MemoryStorage(), MiB);
+    const kept = JSON.parse(JSON.stringify(await hash(disk))) as DiskHashes;
+    await expect(verify(disk, kept).next()).rejects.toMatchObject({
+      code: 'ERR_INVALID_ARG_TYPE',
+      message: expect.stringContaining('"hashes.blocks" argument must be a Uint8Array') as string,
+    });
+    await disk.close();
+  });
 });
