@@ -74,6 +74,9 @@ export interface Amended {
  * @throws Failure in the words of qemu-img for values and combinations that cannot be
  */
 export function amendOptions(values: OptionValues, image: Amended, program: string): AmendOptions {
+  if (hasKeyOptions(values) && !image.encrypted) {
+    throw new Failure("Can't amend encryption options - encryption not present");
+  }
   const version = versionOption(values);
   if (values.has('data_file') && image.dataFile === null) {
     throw new Failure('data-file can only be set for images that use an external data file');
@@ -82,17 +85,26 @@ export function amendOptions(values: OptionValues, image: Amended, program: stri
   if (raw === true && image.dataFile?.raw !== true) {
     throw new Failure('data-file-raw cannot be set on existing images');
   }
+  const bits = values.has('refcount_bits') ? refcountBits(values) : undefined;
+  const isVersion2 = (version ?? image.version) === 2;
+  if (isVersion2 && bits !== undefined && bits !== 16) {
+    throw new Failure(
+      'Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)',
+    );
+  }
   if (namesOtherBacking(values, image)) {
     throw new Failure('Cannot amend the backing file', { hint: `You can use '${program} rebase' instead.` });
   }
-  if (hasKeyOptions(values) && !image.encrypted) {
-    throw new Failure("Can't amend encryption options - encryption not present");
-  }
-  const bits = values.has('refcount_bits') ? refcountBits(values) : undefined;
   const lazyRefcounts = values.switch('lazy_refcounts');
+  if (isVersion2 && lazyRefcounts === true) {
+    throw new Failure(
+      'Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)',
+    );
+  }
   const size = values.number('size');
   if (size !== undefined && size % 512n !== 0n) throw new Failure('The new size must be a multiple of 512');
-  refuseBelowVersion3(version ?? image.version, { bits, lazyRefcounts, image });
+  if (isVersion2 && (bits ?? image.refcountBits) !== 16)
+    throw new Failure('compat=0.10 requires refcount_bits=16');
   return defined({
     version,
     refcountBits: bits,
@@ -103,7 +115,6 @@ export function amendOptions(values: OptionValues, image: Amended, program: stri
   });
 }
 
-/** Whether an option asks for something else than what there is. */
 /** Name and format of the backing file may be given, but only both together and as they are. */
 function namesOtherBacking(values: OptionValues, { backing }: Amended): boolean {
   const name = values.text('backing_file');
@@ -118,28 +129,6 @@ function versionOption(values: OptionValues): 2 | 3 | undefined {
   if (compat === '0.10' || compat === 'v2') return 2;
   if (compat === '1.1' || compat === 'v3') return 3;
   throw new Failure(`Unknown compatibility level ${compat}`);
-}
-
-function refuseBelowVersion3(
-  version: 2 | 3,
-  {
-    bits,
-    lazyRefcounts,
-    image,
-  }: { bits: number | undefined; lazyRefcounts: boolean | undefined; image: Amended },
-): void {
-  if (version === 3) return;
-  if (lazyRefcounts === true) {
-    throw new Failure(
-      'Lazy refcounts only supported with compatibility level 1.1 and above (use compat=1.1 or greater)',
-    );
-  }
-  if (bits !== undefined && bits !== 16) {
-    throw new Failure(
-      'Refcount widths other than 16 bits require compatibility level 1.1 or above (use compat=1.1 or greater)',
-    );
-  }
-  if ((bits ?? image.refcountBits) !== 16) throw new Failure('compat=0.10 requires refcount_bits=16');
 }
 
 function hasKeyOptions(values: OptionValues): boolean {

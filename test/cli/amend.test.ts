@@ -84,6 +84,17 @@ sameResult(
   -o size=foo data.qcow2
   -o size=2G states.qcow2
   -o size=512k states.qcow2
+  -o refcount_bits=7,encrypt.state=active data.qcow2
+  -o compat=x,encrypt.state=active data.qcow2
+  -o compat=x,data_file=x data.qcow2
+  -o refcount_bits=7,backing_fmt=raw data.qcow2
+  -o refcount_bits=7,data_file_raw=on data.qcow2
+  -o backing_fmt=raw,refcount_bits=8 v2.qcow2
+  -o backing_fmt=raw,lazy_refcounts=on v2.qcow2
+  -o size=1000,lazy_refcounts=on v2.qcow2
+  -o size=1000,backing_fmt=raw data.qcow2
+  -o compat=v2,backing_fmt=raw small.qcow2
+  -o compat=v2,size=1000 small.qcow2
 `,
 );
 
