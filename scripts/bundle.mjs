@@ -98,10 +98,10 @@ const [first] = await bundle(
     chunkFileNames: '[name]-[hash].cjs',
     codeSplitting: {
       groups: [
-        // What --help, --version and man need: they work without the addon, too.
+        // What --help, --version and man need: they work without the addon, too. The specs are those that the groups below would take.
         {
           name: 'words',
-          test: /lib.cli.(process|program|registry|getopt|failure|output|suggest|terminal|version|specs.shared|specs.info)\b/,
+          test: /lib.cli.(process|program|registry|getopt|failure|output|suggest|terminal|version|specs.(shared|info|compare|convert))\b/,
           priority: 1,
         },
         // What telling about an image takes, which all others need, too.

@@ -16,7 +16,10 @@ export class DescriptorStream implements AsyncIterable<Uint8Array> {
   readonly #stop = new Uint8Array(1);
   #last: Promise<number> = Promise.resolve(0);
 
-  /** @param signal aborting it ends a read that waits, within a tenth of a second */
+  /**
+   * Reads nothing yet.
+   * @param signal aborting it ends a read that waits, within a tenth of a second
+   */
   constructor(fd: number, { signal }: { signal?: AbortSignal } = {}) {
     this.#fd = fd;
     this.#signal = signal;
