@@ -60,6 +60,8 @@ export interface TransferFunctions {
    * With `compression` (the Codec, the level, how many streams may touch a block, how many blocks they may have ahead; empty for none) each block is compressed
    * and packed behind the one before, where it gets shorter. `area` ({@link PackingArea}) says where to go on, and afterwards
    * how far it got. `places` has room for {@link blocksAhead} blocks more then.
+   * With `reservesAhead` space is reserved for some MiB of a place at once, where that makes writing cheaper: what is not used in
+   * the end stays reserved, and whoever completes the file has to cut it off.
    * `scratch` has a buffer for each worker and {@link spareBuffers} more, twice as many with compression or for what differs; none of the
    * units is longer.
    * Pieces of the file behind the last of `files` are bytes of `memory`, which may be empty.
@@ -80,5 +82,6 @@ export interface TransferFunctions {
     area: Float64Array,
     content: Content,
     memory: Uint8Array,
+    reservesAhead: boolean,
   ): Promise<number>[];
 }

@@ -254,7 +254,7 @@ async function createQcow2(source: Disk, target: Source, options: ConvertOptions
       flush: () => disk.flush(),
       finish: async () => {
         if (copyTarget instanceof FreshTarget || copyTarget instanceof CompressedFreshTarget)
-          copyTarget.finish();
+          await copyTarget.finish();
         await disk.close();
         await finishFile(storage, durable);
       },

@@ -15,6 +15,8 @@ export interface FileTarget {
   readonly compression?: TargetCompression;
   /** What is copied; by default zeros are left out. */
   readonly content?: Content;
+  /** Whether space past what is written may stay reserved: it is cut off when the file is complete. */
+  readonly isCutInTheEnd?: boolean;
 }
 
 /** Clusters of a target for data that comes in the order of the disk. */
@@ -75,7 +77,7 @@ export class FileTransfer {
   async begin(batch: Batch): Promise<{ readonly copied: Promise<boolean> }> {
     const { units, pieces, files, isLast, memory = noBytes } = batch;
     if (units.length === 0) return { copied: Promise.resolve(true) };
-    const { room, compression, storage } = this.#target;
+    const { room, compression, storage, isCutInTheEnd = false } = this.#target;
     const bytes = this.#bytesOf(units);
     const places = (await room?.reserve(batch.roomBytes ?? bytes, units)) ?? [];
     this.#makeRoomFor(bytes / this.#granularity + places.length);
@@ -101,6 +103,7 @@ export class FileTransfer {
         compression?.area ?? none,
         this.#content,
         memory,
+        isCutInTheEnd,
       );
       await settleAll(work);
       return Promise.all(work);

@@ -27,6 +27,8 @@ export class FreshTarget implements CopyTarget {
   readonly file?: FileTarget;
   readonly #guest: GuestImage;
   readonly #room: ReservedRoom;
+  /** Of a plain file. */
+  readonly #storage?: Storage;
 
   /** @param storage that the image is in */
   constructor(guest: GuestImage, storage: Storage) {
@@ -35,12 +37,14 @@ export class FreshTarget implements CopyTarget {
     this.zeroUnit = guest.image.geometry.subclusterSize;
     this.#room = new ReservedRoom(guest);
     if (!isPlainFile(storage) || guest.cipher !== null || this.zeroUnit !== this.unit) return;
-    this.file = { storage, room: this.#room };
+    this.file = { storage, room: this.#room, isCutInTheEnd: true };
+    this.#storage = storage;
   }
 
-  /** Gives back what was taken and not used. */
-  finish(): void {
+  /** Gives back what was taken and not used: clusters, and space behind the end of the file, which the tables may need. */
+  async finish(): Promise<void> {
     this.#room.giveBack();
+    await this.#storage?.truncate(await this.#storage.size());
   }
 
   async write({ start, bytes, data }: Chunk, turn: Turn): Promise<void> {

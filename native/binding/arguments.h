@@ -49,7 +49,7 @@ class Arguments {
   void requireValue(bool holds, const char* name, const std::string& reason);
 
  private:
-  static constexpr size_t kMaxArguments = 13;
+  static constexpr size_t kMaxArguments = 14;
 
   void failType(const char* name, const char* expected);
   void* typedArray(size_t index, const char* name, napi_typedarray_type type, const char* expected,

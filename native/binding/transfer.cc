@@ -174,6 +174,7 @@ napi_value transferPieces(napi_env env, napi_callback_info info) noexcept {
   plan.granularity = static_cast<size_t>(args.integer(5, "granularity", 1, kMaxBlock));
   const auto workers = static_cast<size_t>(args.integer(8, "workers", 1, kMaxWorkers));
   plan.content = static_cast<Content>(args.integer(11, "content", 0, static_cast<int64_t>(Content::kDiffering)));
+  plan.reserves_ahead = args.boolean(13, "reservesAhead");
   if (args.failed()) return nullptr;
   const Span<double> files = args.doubles(1, "files");
   const Span<double> units = args.doubles(2, "units");

@@ -67,6 +67,8 @@ struct TransferPlan {
   Placing placing;
   // Of kPacked and kCompressed: where data may go, room for everything.
   std::vector<HostRange> places;
+  // Of kPacked: whether space may be reserved for more than is written in the end.
+  bool reserves_ahead;
   // Of kCompressed.
   Codec codec;
   int level;
@@ -132,7 +134,10 @@ class Transfer {
   void findRuns(const TransferUnit& unit, Desk& desk) const;
   Filled findDiffering(const TransferUnit& unit, Desk& desk, PieceReader& reader) const;
   Filled encode(CodecContext& codec, Desk& desk) const;
-  Filled store(const Desk& desk) const;
+  // These are called by one thread at a time: the one that writes.
+  Filled store(const Desk& desk);
+  void reserve(const Write& write);
+  int64_t placesFrom(int64_t position);
 
   // Plans the writes of a unit, with the mutex locked; in the order of the units, unless everything has its place.
   bool place(Desk& desk);
@@ -145,6 +150,9 @@ class Transfer {
   const bool reserves_;
   std::mutex mutex_;
   std::condition_variable changed_;
+  // Of the thread that writes: what was reserved last, and the place that is in.
+  HostRange reserved_ = {0, 0};
+  size_t place_ = 0;
   // All below are guarded by the mutex while threads run.
   std::vector<Desk> desks_;
   std::vector<Desk*> idle_;

@@ -1,4 +1,5 @@
 /** Converting between raw and qcow2 of every shape, with QEMU judging what comes out. */
+import { randomFillSync } from 'node:crypto';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { describe, expect, it } from 'vitest';
 import { convert, open, type ConvertOptions, type CreateOptions } from '../../lib/index.js';
@@ -141,6 +142,20 @@ describe('raw to qcow2 and back', () => {
     const allocated = (await stat(path('copy.raw'))).blocks * 512;
     if (preallocation === 'off') expect(allocated).toBeLessThan(disk.size);
     else expect(allocated).toBeGreaterThanOrEqual(disk.size);
+  });
+});
+
+describe('a new image', () => {
+  it('takes no more space than what is in it, however much of the source is zeros', async () => {
+    const content = Buffer.alloc(24 * MiB);
+    for (const at of [0, 3, 17]) randomFillSync(content, at * MiB, MiB);
+    await writeFile(path('source.raw'), content);
+    await convert(path('source.raw'), path('copy'), { targetFormat: 'qcow2' });
+    const { size, blocks } = await stat(path('copy'));
+    expect(blocks * 512).toBeLessThanOrEqual(3 * MiB + 6 * 65536);
+    expect(size).toBeLessThanOrEqual(3 * MiB + 6 * 65536);
+    await expectCleanByQemu(path('copy'));
+    await qemuImg(['compare', '-f', 'raw', '-F', 'qcow2', path('source.raw'), path('copy')]);
   });
 });
 

@@ -36,7 +36,22 @@ const functions: [name: string, call: Call, right: Make][] = [
   [
     'transfer',
     plain('transfer'),
-    () => [0, none(), none(), none(), none(), 512, Buffer.alloc(2048), out(), 2, none(), none(), 1, table()],
+    () => [
+      0,
+      none(),
+      none(),
+      none(),
+      none(),
+      512,
+      Buffer.alloc(2048),
+      out(),
+      2,
+      none(),
+      none(),
+      1,
+      table(),
+      true,
+    ],
   ],
   ['writeScattered', plain('writeScattered'), () => [0, table(), Float64Array.of(0, 0), Buffer.alloc(1)]],
   [

@@ -102,6 +102,7 @@ async function copyDiffering(
       new Float64Array(0),
       Content.differing,
       new Uint8Array(0),
+      false,
     );
     await Promise.allSettled(work);
     const results = await Promise.all(work);
@@ -216,6 +217,7 @@ describe('what differs', () => {
         new Float64Array(4),
         Content.differing,
         new Uint8Array(0),
+        false,
       );
     expect(copy).toThrow(TypeError);
   });

@@ -46,7 +46,7 @@ const program = (then: string): string => `
       const results = await Promise.all(native.transfer(to, Float64Array.of(from),
         Float64Array.from(starts.flatMap((at) => [at, unit, 1])), Float64Array.from(starts.flatMap((at) => piece(0, at))),
         Float64Array.from(places), 4096, new Uint8Array((threads + 2) * unit * 2), new Float64Array(3 * 4096), threads,
-        Float64Array.from(compression), area, 1, new Uint8Array(0)));
+        Float64Array.from(compression), area, 1, new Uint8Array(0), compression.length > 0));
       if (results.includes(-1)) return false;
       if (compression.length > 0) return Math.max(...results) > 0;
       const got = fs.readFileSync(name);

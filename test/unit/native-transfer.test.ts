@@ -29,6 +29,7 @@ interface Plan {
   sparse?: boolean;
   /** What pieces name by 2. */
   memory?: Uint8Array;
+  reservesAhead?: boolean;
 }
 
 /** Runs a plan from the file `in`, which pieces name by 0, into the file `out`. */
@@ -53,6 +54,7 @@ async function transfer(plan: Plan): Promise<{ runs: number[][]; result: number 
       plan.area ?? new Float64Array(0),
       sparse ? Content.data : Content.read,
       plan.memory ?? new Uint8Array(0),
+      plan.reservesAhead ?? false,
     );
     expect(work.length).toBe(workers);
     const settled = await Promise.allSettled(work);
@@ -170,16 +172,20 @@ describe('to the same places', () => {
 });
 
 describe('packed', () => {
-  it.each([1, 3, 8])(
-    'puts data one behind the other in the order of the disk: %i workers',
-    async (workers) => {
+  it.each([
+    [1, false],
+    [3, true],
+    [8, true],
+  ])(
+    'puts data one behind the other in the order of the disk: %i workers, space reserved ahead: %s',
+    async (workers, reservesAhead) => {
       writeFileSync(path('in'), content);
       const places = [
         [1024 * KiB, 12 * KiB],
         [64 * KiB, 512 * KiB],
         [2048 * KiB, 2048 * KiB],
       ];
-      const { runs } = await transfer({ ...wholeUnits, places, workers });
+      const { runs } = await transfer({ ...wholeUnits, places, workers, reservesAhead });
       const out = readFileSync(path('out'));
       // The same by hand: blocks that are not zeros, in order, into the places in order.
       const free = places.flatMap(([at = 0, length = 0]) =>
