@@ -39,9 +39,13 @@ export type FeatureName = keyof typeof features;
 export const noFeatures: FeatureFields = { incompatible: 0n, compatible: 0n, autoclear: 0n };
 
 const maskOf = (feature: Feature): bigint => 1n << BigInt(feature.bit);
+/** Made once: every write asks for some of them. */
+const masks = Object.fromEntries(
+  Object.entries(features).map(([name, feature]) => [name, maskOf(feature)]),
+) as Record<FeatureName, bigint>;
 
 export function hasFeature(fields: FeatureFields, name: FeatureName): boolean {
-  return (fields[features[name].kind] & maskOf(features[name])) !== 0n;
+  return (fields[features[name].kind] & masks[name]) !== 0n;
 }
 
 /** The feature fields with one bit set or cleared; every other bit, known or not, stays. */

@@ -71,7 +71,10 @@ export class Requests {
       this.counters.end('read', started);
       return alreadyDone;
     } catch (error) {
-      if (started !== undefined) this.#readFailed(started);
+      if (started !== undefined) {
+        this.counters.failed('read');
+        this.counters.end('read', started);
+      }
       return failed(error);
     }
   }
@@ -85,10 +88,9 @@ export class Requests {
     isTurn: boolean,
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    await this.#underWay(started, async () => {
+    await this.#underWay('read', started, async () => {
       if (!isTurn) await turn.next();
-      const locked = this.#guest.locks.shared(start, end);
-      const unlock = locked instanceof Promise ? await locked : locked;
+      const unlock = await this.#guest.locks.shared(start, end);
       try {
         signal?.throwIfAborted();
         await readGuest(this.#guest, buffer, guestOffset(start));
@@ -101,28 +103,25 @@ export class Requests {
   /** Waits for what a read began, of a range that nobody changes now. */
   async #readRest(rest: Promise<void>, start: number, end: number, started: number): Promise<void> {
     const locked = this.#guest.locks.shared(start, end);
-    await this.#underWay(started, async () => {
+    await this.#underWay('read', started, async () => {
       try {
         await rest;
       } finally {
-        (locked instanceof Promise ? await locked : locked)();
+        (await locked)();
       }
     });
   }
 
-  async #underWay(started: number, work: () => Promise<void>): Promise<void> {
+  /** Runs a request that changes nothing and has been counted. */
+  async #underWay(kind: RequestKind, started: number, work: () => Promise<void>): Promise<void> {
     try {
       await this.#gate.during(work);
     } catch (error) {
-      this.#readFailed(started);
+      this.counters.failed(kind);
       throw error;
+    } finally {
+      this.counters.end(kind, started);
     }
-    this.counters.end('read', started);
-  }
-
-  #readFailed(started: number): void {
-    this.counters.failed('read');
-    this.counters.end('read', started);
   }
 
   /** Reads without waiting; false when that cannot be, with anything in `buffer`. */
@@ -138,39 +137,57 @@ export class Requests {
     return true;
   }
 
-  async write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {
-    assertBytes('data', data);
+  write(data: Uint8Array, position: number | bigint, options: WriteOptions): Promise<void> {
+    if (!(data instanceof Uint8Array)) return failed(invalidArgType('data', 'a Uint8Array or Buffer', data));
     const { compress = false } = options;
-    await this.#change('write', position, data.length, options, (start) => {
-      const level = compress === true ? undefined : compress;
+    return this.#change('write', position, data.length, options, (start) => {
       if (data.length === 0) return undefined;
-      if (level === false) return writeGuest(this.#guest, data, guestOffset(start));
+      if (compress === false) return writeGuest(this.#guest, data, guestOffset(start));
+      const level = compress === true ? undefined : compress;
       return writeCompressed(this.#guest, data, guestOffset(start), level);
     });
   }
 
-  async zero(
+  zero(
     position: number | bigint,
     length: number | bigint,
     op: Op,
     options: Pick<ZeroOptions, 'punch' | 'keepAllocated'>,
   ): Promise<void> {
     const kind = options.punch ? 'discard' : 'zero';
-    await this.#change(kind, position, length, op, (start, end) =>
+    return this.#change(kind, position, length, op, (start, end) =>
       zeroGuest(this.#guest, start, end, options),
     );
   }
 
   flush(): Promise<void> {
-    return this.#counted('flush', 0, 0, () =>
-      this.during(async () => {
-        if (this.#guest.image.writable) await this.#guest.image.committer.flush();
-      }),
+    return traced(
+      async () => {
+        this.assertOpen();
+        await this.#underWay('flush', this.counters.begin('flush'), async () => {
+          if (this.#guest.image.writable) await this.#guest.image.committer.flush();
+        });
+      },
+      () => this.#event('flush', 0, 0),
     );
   }
 
-  /** Runs a change of guest bytes [start, end) after all that has to come before one, and waits for none of that in vain. */
+  /** Runs a change of guest bytes [start, end) after all that has to come before one. */
   #change(
+    kind: RequestKind,
+    position: number | bigint,
+    length: number | bigint,
+    op: Op,
+    work: (start: number, end: number) => Promise<void> | undefined,
+  ): Promise<void> {
+    return traced(
+      () => this.#changeNow(kind, position, length, op, work),
+      () => this.#event(kind, position, length),
+    );
+  }
+
+  /** A change waits for nothing in vain, and costs one promise beside those of the work. */
+  async #changeNow(
     kind: RequestKind,
     position: number | bigint,
     length: number | bigint,
@@ -178,49 +195,28 @@ export class Requests {
     work: (start: number, end: number) => Promise<void> | undefined,
   ): Promise<void> {
     this.assertOpen();
-    return this.#counted(kind, position, length, async () => {
-      const entered = this.#gate.enter();
+    const started = this.counters.begin(kind);
+    const entered = this.#gate.enter();
+    try {
       if (entered !== undefined) await entered;
-      try {
-        assertWritable(this.#guest);
-        const { image, bitmaps } = this.#guest;
-        const { start, end } = checkRange(image.header.size, position, length);
-        signal?.throwIfAborted();
-        image.committer.assertSound();
-        this.counters.bytes(kind, end - start);
-        const told = bitmaps.changing(start, end);
-        if (told !== undefined) await told;
-        const relieved = image.committer.relieve();
-        if (relieved !== undefined) await relieved;
-        const done = work(start, end);
-        if (done !== undefined) await done;
-      } finally {
-        this.#gate.leave();
-      }
-    });
-  }
-
-  /** Counts a request, and tells it to whoever listens. Reads do the same without a promise more. */
-  #counted(
-    kind: RequestKind,
-    position: number | bigint,
-    length: number | bigint,
-    work: () => Promise<void>,
-  ): Promise<void> {
-    return traced(
-      async () => {
-        const started = this.counters.begin(kind);
-        try {
-          await work();
-        } catch (error) {
-          this.counters.failed(kind);
-          throw error;
-        } finally {
-          this.counters.end(kind, started);
-        }
-      },
-      () => this.#event(kind, position, length),
-    );
+      assertWritable(this.#guest);
+      const { image, bitmaps } = this.#guest;
+      const { start, end } = checkRange(image.header.size, position, length);
+      signal?.throwIfAborted();
+      image.committer.assertSound();
+      this.counters.bytes(kind, end - start);
+      const told = bitmaps.changing(start, end);
+      if (told !== undefined) await told;
+      const relieved = image.committer.relieve();
+      if (relieved !== undefined) await relieved;
+      await work(start, end);
+    } catch (error) {
+      this.counters.failed(kind);
+      throw error;
+    } finally {
+      this.#gate.leave();
+      this.counters.end(kind, started);
+    }
   }
 
   #event(kind: RequestKind, position: number | bigint, length: number | bigint): RequestEvent {

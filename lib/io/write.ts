@@ -28,11 +28,14 @@ export async function writeGuest(guest: GuestImage, data: Uint8Array, position: 
   const start = alignDown(position, geometry.clusterSize);
   const end = alignUp(position + data.length, geometry.clusterSize);
   if (isStorable(guest, position, data.length)) {
-    const locked = guest.locks.shared(start, end);
-    const unlock = locked instanceof Promise ? await locked : locked;
+    const unlock = await guest.locks.shared(start, end);
     try {
       assertInside(guest, position, data.length);
-      if (await overwrite(guest, data, position)) return;
+      const runs = await guest.image.mapping.collect(position, position + data.length);
+      if (runs.every((run) => run.kind === RunKind.data && run.aux === 1)) {
+        await overwrite(guest, data, position, runs);
+        return;
+      }
     } finally {
       unlock();
     }
@@ -51,19 +54,22 @@ export function assertInside(guest: GuestImage, position: number, length: number
   checkRange(guest.image.header.size, position, length);
 }
 
-/** Writes when every byte of the range has a cluster of its own already; false, having written nothing, otherwise. */
-async function overwrite(guest: GuestImage, data: Uint8Array, position: GuestOffset): Promise<boolean> {
-  const found = guest.image.mapping.collect(position, position + data.length);
-  const runs = found instanceof Promise ? await found : found;
-  if (!runs.every((run) => run.kind === RunKind.data && run.aux === 1)) return false;
+/** Writes to clusters that belong to their range alone. The caller holds a lock on it. */
+async function overwrite(
+  guest: GuestImage,
+  data: Uint8Array,
+  position: GuestOffset,
+  runs: readonly Run[],
+): Promise<void> {
   const checked = checkRuns(guest, runs);
   if (checked !== undefined) await checked;
+  const [only] = runs;
+  if (runs.length === 1 && only !== undefined) return storeData(guest, [data], only.start, only.host);
   const requests = new InFlight();
   for (const { start, length, host } of runs) {
     requests.add(storeData(guest, [slice(data, position, start, start + length)], start, host));
   }
-  await requests.settled();
-  return true;
+  return requests.settled();
 }
 
 /** Writes any range. The caller holds the exclusive lock on its clusters. */

@@ -16,8 +16,8 @@ export const LockState = {
   conflict: 1,
 } as const;
 
-/** Numbers of a place of {@link FileFunctions.writeScattered}: position, length. */
-export const scatterStride = 2;
+/** What {@link FileFunctions.writeSmall} takes at most, bytes. */
+export const maxSmallWrite = 64 * 1024;
 
 export interface FileFunctions {
   /**
@@ -40,11 +40,11 @@ export interface FileFunctions {
    */
   readPipe(fd: number, buffer: Uint8Array, stop: Uint8Array): Promise<number>;
   /**
-   * Writes the pieces that lie one behind the other in `bytes`, each to its own place, on one thread: `places` has rows of
-   * {@link scatterStride} numbers. In `written` each becomes 1 when all of it was written, 0 when not, for whatever reason:
-   * another attempt will tell. Resolves with how many were. Both arrays are in use until then.
+   * Writes a copy of `data`, at most {@link maxSmallWrite} bytes, from `position` on, on a thread that is kept for this: it is
+   * awake, and heard, in half the time that one of the pool takes. Writes to one descriptor are done one after the other, in
+   * order. Resolves to false where not all of it was written, for whatever reason: another attempt will tell.
    */
-  writeScattered(fd: number, bytes: Uint8Array, places: Float64Array, written: Uint8Array): Promise<number>;
+  writeSmall(fd: number, data: Uint8Array, position: number): Promise<boolean>;
   /**
    * The first offset at or after `offset` that may hold data, or an {@link OsResult}. Moves the file position of the
    * descriptor, which positional reads and writes do not use.

@@ -19,9 +19,13 @@ export function readFully(fd: number, buffer: Uint8Array, position: number): Pro
   });
 }
 
-/** Writes all of `buffer`. */
-export async function writeFully(fd: number, buffer: Uint8Array, position: number): Promise<void> {
-  const { length } = buffer;
+/** Writes all of `buffer`, which had `length` bytes: fails where it has been given away since. */
+export async function writeFully(
+  fd: number,
+  buffer: Uint8Array,
+  position: number,
+  length: number = buffer.length,
+): Promise<void> {
   await repeat(length, 'write', (done, callback) => {
     fs.write(fd, buffer, done, Math.min(length - done, maxCallBytes), position + done, callback);
   });

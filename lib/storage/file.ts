@@ -5,12 +5,11 @@ import { resolve } from 'node:path';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
 import { syncName } from './directory.js';
-import { OsResult, native } from '../native.js';
+import { maxSmallWrite, OsResult, native } from '../native.js';
 import { complete, readFully, writeFully, writevFully } from './fd-io.js';
 import { closeFd, examine, fstat, openWithoutWaiting } from './file-kind.js';
 import type { FileKind, FileMode } from './file-kind.js';
 import { acquireImageLock } from './lock.js';
-import { maxSmallWrite, SmallWrites } from './small-writes.js';
 import { makeEmpty, type Storage } from './storage.js';
 
 export type { FileMode } from './file-kind.js';
@@ -42,7 +41,6 @@ export class FileStorage implements Storage {
   #unsyncedName: string | null = null;
   #flushFailure: unknown = null;
   #hasReadCached = true;
-  readonly #smallWrites = new SmallWrites(() => this.#fd);
   #underWay = 0;
   #whenIdle: (() => void) | null = null;
   #closing: Promise<void> | null = null;
@@ -148,9 +146,7 @@ export class FileStorage implements Storage {
   write(buffer: Uint8Array, position: number): Promise<void> {
     return this.#change(() => {
       const at = toBytes('position', position);
-      return buffer.length <= maxSmallWrite
-        ? this.#smallWrites.write(buffer, at)
-        : writeFully(this.#fd, buffer, at);
+      return buffer.length <= maxSmallWrite ? this.#writeSmall(buffer, at) : writeFully(this.#fd, buffer, at);
     });
   }
 
@@ -259,6 +255,14 @@ export class FileStorage implements Storage {
       if (this.#deviceSize !== null && (error as NodeJS.ErrnoException).code === 'EINVAL') return false;
       throw error;
     }
+  }
+
+  /** Waking a thread of the pool takes longer than writing some KiB: these have threads of their own. */
+  async #writeSmall(buffer: Uint8Array, position: number): Promise<void> {
+    const { length } = buffer;
+    // A descriptor that its owner has closed, and what else is wrong, the other attempt tells.
+    if (this.#fd >= 0 && (await native.writeSmall(this.#fd, buffer, position))) return;
+    await writeFully(this.#fd, buffer, position, length);
   }
 
   async #closeWhenIdle(): Promise<void> {

@@ -12,7 +12,7 @@ using Init = bool (*)(napi_env env, napi_value exports);
 // One entry for each binding file.
 constexpr Init kInits[] = {
     initBitSet,   initCodec,           initComparison, initExtentJson, initL2,  initL2Picture, initMemory, initOs,
-    initRefcount, initReferenceCounts, initTransfer,   initXts,        initZero,
+    initRefcount, initReferenceCounts, initSmallWrites, initTransfer, initXts, initZero,
 };
 
 }  // namespace
@@ -20,7 +20,7 @@ constexpr Init kInits[] = {
 bool exportFunctions(napi_env env, napi_value exports, std::initializer_list<Function> functions) {
   for (const Function& function : functions) {
     napi_value value;
-    if (napi_create_function(env, function.name, NAPI_AUTO_LENGTH, function.call, nullptr, &value) !=
+    if (napi_create_function(env, function.name, NAPI_AUTO_LENGTH, function.call, function.data, &value) !=
             napi_ok ||
         napi_set_named_property(env, exports, function.name, value) != napi_ok) {
       return false;

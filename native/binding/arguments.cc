@@ -7,7 +7,7 @@
 namespace qcow2::binding {
 
 Arguments::Arguments(napi_env env, napi_callback_info info) : env_(env) {
-  if (napi_get_cb_info(env, info, &count_, values_, &self_, nullptr) != napi_ok) {
+  if (napi_get_cb_info(env, info, &count_, values_, &self_, &data_) != napi_ok) {
     napi_throw_error(env, nullptr, "The arguments of a native call could not be read");
     failed_ = true;
   }

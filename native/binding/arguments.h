@@ -27,6 +27,8 @@ class Arguments {
   bool failed() const { return failed_; }
   napi_env env() const { return env_; }
   napi_value self() const { return self_; }
+  // What the function was made with.
+  void* data() const { return data_; }
   napi_value value(size_t index) const { return index < count_ ? values_[index] : nullptr; }
 
   // An integer from `min` to `max`, which are safe integers.
@@ -57,6 +59,7 @@ class Arguments {
 
   napi_env env_;
   napi_value self_ = nullptr;
+  void* data_ = nullptr;
   size_t count_ = kMaxArguments;
   napi_value values_[kMaxArguments] = {};
   bool failed_ = false;

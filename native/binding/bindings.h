@@ -15,6 +15,8 @@ namespace qcow2::binding {
 struct Function {
   const char* name;
   napi_callback call;
+  // What Arguments::data() gives; it has to be there as long as the environment.
+  void* data = nullptr;
 };
 
 // Adds functions to the addon; false with an exception pending when the environment refuses.
@@ -39,6 +41,7 @@ bool initL2(napi_env env, napi_value exports);
 bool initMemory(napi_env env, napi_value exports);
 bool initL2Picture(napi_env env, napi_value exports);
 bool initOs(napi_env env, napi_value exports);
+bool initSmallWrites(napi_env env, napi_value exports);
 bool initRefcount(napi_env env, napi_value exports);
 bool initXts(napi_env env, napi_value exports);
 bool initReferenceCounts(napi_env env, napi_value exports);

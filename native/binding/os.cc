@@ -9,10 +9,8 @@
 #include "binding/arguments.h"
 #include "binding/bindings.h"
 #include "binding/os_error.h"
-#include "binding/plan_arguments.h"
 #include "binding/work.h"
 #include "os/lock.h"
-#include "os/pieces.h"
 #include "os/pipe.h"
 #include "os/read_cached.h"
 #include "os/seek.h"
@@ -23,9 +21,6 @@ namespace {
 
 // Where the interface speaks in numbers (unsupported in lib/native/files.ts).
 constexpr double kUnsupportedNumber = -2;
-
-// Position, length (scatterStride in lib/native/files.ts).
-constexpr size_t kScatterStride = 2;
 
 // What a file and a range in it look like as arguments.
 struct FileRange {
@@ -74,40 +69,6 @@ class OsWork : public Work {
  private:
   const Call call_;
   OsResult result_;
-};
-
-// Where the next bytes go.
-struct Place {
-  int64_t position;
-  size_t length;
-};
-
-// Writes the bytes of each place, one after the other, and marks those that are there; resolves with their number.
-class ScatterWork : public Work {
- public:
-  ScatterWork(int fd, Bytes bytes, std::vector<Place> places, MutableBytes written)
-      : fd_(fd), bytes_(bytes), places_(std::move(places)), written_(written) {}
-
- protected:
-  void execute() noexcept override {
-    size_t start = 0;
-    for (size_t i = 0; i < places_.size(); ++i) {
-      const auto [position, length] = places_[i];
-      const OsResult result = writeFully(fd_, bytes_.subspan(start, length), position);
-      written_[i] = result.kind == OsResult::Kind::kDone ? 1 : 0;
-      done_ += written_[i];
-      start += length;
-    }
-  }
-
-  napi_value settle(napi_env env, bool*) noexcept override { return number(env, static_cast<double>(done_)); }
-
- private:
-  const int fd_;
-  const Bytes bytes_;
-  const std::vector<Place> places_;
-  const MutableBytes written_;
-  size_t done_ = 0;
 };
 
 // Bytes of a pipe; resolves with how many.
@@ -218,30 +179,6 @@ napi_value readMuch(napi_env env, napi_callback_info info) noexcept {
                      {args.value(1), args.value(2)});
 }
 
-napi_value writeScattered(napi_env env, napi_callback_info info) noexcept {
-  Arguments args(env, info);
-  args.requireFixedLength(1, "bytes");
-  args.requireFixedLength(3, "written");
-  const int fd = fileDescriptor(args, 0, "fd");
-  const MutableBytes bytes = args.bytes(1, "bytes");
-  const Span<double> table = args.doubles(2, "places");
-  const MutableBytes written = args.bytes(3, "written");
-  const size_t count = rows(args, "places", table, kScatterStride);
-  args.requireRange(count <= written.size(), "written", "at least as long as there are places");
-  std::vector<Place> places;
-  size_t left = bytes.size();
-  for (size_t i = 0; i < count && !args.failed(); ++i) {
-    Row row(args, "places", table, i * kScatterStride);
-    const int64_t position = row.next(0, kMaxSafeInteger);
-    const auto length = static_cast<size_t>(row.next(0, static_cast<int64_t>(left)));
-    left -= length;
-    places.push_back({position, length});
-  }
-  if (args.failed()) return nullptr;
-  return Work::start(env, std::make_unique<ScatterWork>(fd, bytes, std::move(places), written),
-                     "qcow2.writeScattered", {args.value(1), args.value(3)});
-}
-
 }  // namespace
 
 bool initOs(napi_env env, napi_value exports) {
@@ -253,8 +190,7 @@ bool initOs(napi_env env, napi_value exports) {
                           {"lockBytes", lock},
                           {"probeLock", probe},
                           {"readCached", readNow},
-                          {"readPipe", readMuch},
-                          {"writeScattered", writeScattered}});
+                          {"readPipe", readMuch}});
 }
 
 }  // namespace qcow2::binding

@@ -1,5 +1,5 @@
 /**
- * The addon's planned copies, comparisons and counts under stress: in many threads, in threads and processes that end in the
+ * The addon's planned copies, comparisons, counts and small writes under stress: in many threads, in threads and processes that end in the
  * middle, with everything let go and collected meanwhile, and with buffers that go away.
  */
 import { execFile } from 'node:child_process';
@@ -78,7 +78,21 @@ const program = (then: string): string => `
     return (await counts.correctCopied(buffer, 2, new Uint32Array(tables).fill(1), true, changed)) > 0;
   }
 
-  const all = (n) => Array.from({ length: n }, () => [copy([]), copy([0, 1, 3, 64]), compare(), flags()]).flat();
+  async function small() {
+    const name = ${JSON.stringify(join(directory, 'small'))} + process.pid + '.' + Math.random();
+    const fd = fs.openSync(name, 'w+');
+    try {
+      const writes = [];
+      for (let at = 0, length = 1; at < content.length; at += length, length = (length * 7) % 65537) {
+        writes.push(native.writeSmall(fd, content.slice(at, at + length), at));
+      }
+      return (await Promise.all(writes)).every(Boolean) && fs.readFileSync(name).equals(content);
+    } finally {
+      fs.closeSync(fd); fs.unlinkSync(name);
+    }
+  }
+
+  const all = (n) => Array.from({ length: n }, () => [copy([]), copy([0, 1, 3, 64]), compare(), flags(), small()]).flat();
   const work = (n) => Promise.all(all(n)).then((results) => results.every(Boolean));
   ${then}
 `;
@@ -92,7 +106,7 @@ function outcome(worker: Worker): Promise<unknown> {
   });
 }
 
-describe('planned copies, comparisons and counts', () => {
+describe('planned copies, comparisons, counts and small writes', () => {
   it('come out right in several threads at once', async () => {
     const workers = Array.from(
       { length: 3 },
@@ -176,6 +190,10 @@ const calls: Record<string, { readonly make: () => unknown[]; readonly call: (ar
     compressClusters: {
       make: () => [Codec.deflate, 1, bytes(4096), 4096, 4096, bytes(4096), doubles(1)],
       call: (args) => invoke(native, 'compressClusters', args),
+    },
+    writeSmall: {
+      make: () => [1_000_000, bytes(65536), 0],
+      call: (args) => invoke(native, 'writeSmall', args),
     },
     correctCopied: {
       make: () => [bytes(65536), 2, new Uint32Array(1), true, doubles(2)],

@@ -5,6 +5,7 @@ import { mkdir, open, readFile, stat, symlink, unlink, writeFile } from 'node:fs
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { sizeByReading } from '../../lib/storage/file-kind.js';
 import { FileStorage } from '../../lib/storage/file.js';
+import { maxSmallWrite } from '../../lib/native.js';
 import { Random, pattern } from '../support/pattern.js';
 import { useTempDir } from '../support/temp-dir.js';
 
@@ -231,7 +232,7 @@ describe('reading and writing', () => {
         setImmediate(() => args[5](systemError('ENOSPC', 'write'), 0));
       };
       vi.spyOn(fs, 'write').mockImplementationOnce(full as typeof fs.write);
-      await expect(storage.write(pattern(1, 10), 0)).rejects.toMatchObject({
+      await expect(storage.write(pattern(1, maxSmallWrite + 1), 0)).rejects.toMatchObject({
         code: 'ENOSPC',
         syscall: 'write',
         path: temp('file'),
@@ -246,7 +247,7 @@ describe('reading and writing', () => {
         setImmediate(() => args[5](null, 0));
       };
       vi.spyOn(fs, 'write').mockImplementation(idle as typeof fs.write);
-      await expect(storage.write(pattern(1, 10), 0)).rejects.toMatchObject({ code: 'EIO' });
+      await expect(storage.write(pattern(1, maxSmallWrite + 1), 0)).rejects.toMatchObject({ code: 'EIO' });
     });
   });
 
