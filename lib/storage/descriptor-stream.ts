@@ -34,7 +34,7 @@ export class DescriptorStream implements AsyncIterable<Uint8Array> {
     return this.#last;
   }
 
-  /** @internal */
+  /** The same in pieces, for those who read it as a stream. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
     try {
       for (;;) {
