@@ -8,12 +8,14 @@ const maxReadAtOnce = 64 * 1024;
 /** What a read that was over at once returns, so that who called it can tell and need not wait. */
 export const alreadyDone: Promise<void> = Promise.resolve();
 
+/** Whether {@link readAtOnce} may be able to read `length` bytes of a store. */
+export function mayBeAtOnce(storage: Storage, length: number): boolean {
+  return storage.readCached !== undefined && length <= maxReadAtOnce;
+}
+
 /** Fills `buffer` from what a store has in memory, if it does; else the buffer holds garbage. */
 export function readAtOnce(storage: Storage, buffer: Uint8Array, position: number): boolean {
   return (
-    storage.readCached !== undefined &&
-    buffer.length <= maxReadAtOnce &&
-    turn.step() &&
-    storage.readCached(buffer, position)
+    mayBeAtOnce(storage, buffer.length) && turn.step() && storage.readCached?.(buffer, position) === true
   );
 }

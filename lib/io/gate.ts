@@ -1,6 +1,6 @@
 /** Lets requests, changes and jobs that want an image to themselves through, and tells when all are done. */
 import { Mutex } from '../metadata/mutex.js';
-import { Busy } from './busy.js';
+import { Busy } from '../storage/busy.js';
 
 /** Runs work while nothing else changes the image: changes under way end first, new ones wait. */
 export type Pause = <T>(work: () => Promise<T>) => Promise<T>;

@@ -3,16 +3,20 @@ import type { Readable } from 'node:stream';
 import type { ByteRange, Extent, ExtentQuery, Op, WritableDisk } from '../disk.js';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
+import { Busy } from '../storage/busy.js';
 import { failed } from '../storage/settle.js';
 import { readPadded, writeZeros, type Storage } from '../storage/storage.js';
-import { alreadyDone, readAtOnce } from './at-once.js';
+import { alreadyDone, mayBeAtOnce, readAtOnce } from './at-once.js';
 import { checkRange, createReadStream, nextData, nextHole, queryRange } from './disk-queries.js';
+import { turn } from './turn.js';
 
 export class RawDisk implements WritableDisk {
   #size: number;
   /** Where the bytes are. */
   readonly storage: Storage;
   readonly #owned: boolean;
+  /** Reads that wait for their turn. */
+  readonly #busy = new Busy();
 
   /**
    * A disk of `size` bytes, the first ones of the storage.
@@ -40,14 +44,23 @@ export class RawDisk implements WritableDisk {
     this.#size = bytes;
   }
 
-  read(buffer: Uint8Array, position: number | bigint, op: Op = {}): Promise<void> {
+  read(buffer: Uint8Array, position: number | bigint, { signal }: Op = {}): Promise<void> {
     try {
-      op.signal?.throwIfAborted();
-      if (this.readNow(buffer, position)) return alreadyDone;
-      return readPadded(this.storage, buffer, toBytes('position', position));
+      signal?.throwIfAborted();
+      const { start } = checkRange(this.#size, position, buffer.length);
+      if (!mayBeAtOnce(this.storage, buffer.length)) return readPadded(this.storage, buffer, start);
+      if (!turn.begin()) return this.#busy.during(() => this.#readLater(buffer, start, signal));
+      return readAtOnce(this.storage, buffer, start) ? alreadyDone : readPadded(this.storage, buffer, start);
     } catch (error) {
       return failed(error);
     }
+  }
+
+  /** Reads in another turn of the event loop. */
+  async #readLater(buffer: Uint8Array, start: number, signal: AbortSignal | undefined): Promise<void> {
+    await turn.next();
+    signal?.throwIfAborted();
+    if (!readAtOnce(this.storage, buffer, start)) await readPadded(this.storage, buffer, start);
   }
 
   /** Like {@link read}, at once: false when that would take waiting; then there may be anything in `buffer`. */
@@ -111,6 +124,7 @@ export class RawDisk implements WritableDisk {
 
   /** Waits for what is under way and closes it. Safe to call twice. */
   async close(): Promise<void> {
+    await this.#busy.idle();
     if (this.#owned) await this.storage.close();
   }
 

@@ -32,7 +32,7 @@ export function readGuest(
   const visitor: RunVisitor = (kind, start, length, host, aux) => {
     const from = start - position;
     const part = length === buffer.length ? buffer : buffer.subarray(from, from + length);
-    const request = readRun(guest, part, kind, start, host, aux);
+    const request = readRun(beginner, guest, part, kind, start, host, aux);
     if (request !== undefined) requests.add(request);
   };
   let reached = position;
@@ -54,36 +54,60 @@ async function readRest(visit: Promise<void>, requests: InFlight): Promise<void>
   }
 }
 
-/** Reads a run, or fills it; undefined when that is done already. */
-function readRun(
+/** How a read gets what is not told by tables alone; `T` says how far it got. */
+export interface RunReader<T> {
+  /** Of what is filled already. */
+  readonly done: T;
+  data(guest: GuestImage, part: Uint8Array, start: GuestOffset, host: HostOffset): T;
+  /** Of a part that lies inside of the backing disk. */
+  below(backing: Disk, part: Uint8Array, start: GuestOffset): T;
+  compressed(guest: GuestImage, part: Uint8Array, start: GuestOffset, host: HostOffset, length: number): T;
+}
+
+/** Reads a run, or fills it. */
+export function readRun<T>(
+  reader: RunReader<T>,
   guest: GuestImage,
   part: Uint8Array,
   kind: RunKind,
   start: GuestOffset,
   host: HostOffset,
   aux: number,
-): Promise<void> | undefined {
+): T {
+  const { backing } = guest;
   switch (kind) {
     case RunKind.data:
       checkPlace(guest, start, host, part.length);
-      return guest.cipher === null
-        ? readInFile(guest, part, start, host)
-        : readEncrypted(guest, guest.cipher, part, start, host);
+      return reader.data(guest, part, start, host);
     case RunKind.zero:
     case RunKind.zeroAllocated:
       part.fill(0);
-      return undefined;
+      return reader.done;
     case RunKind.unallocated:
-    case RunKind.unallocatedInCluster:
-      if (guest.backing !== null) return startBelow(guest.backing, part, start);
-      part.fill(0);
-      return undefined;
+    case RunKind.unallocatedInCluster: {
+      const there = partBelow(backing?.size ?? 0, part, start);
+      return backing === null || there.length === 0 ? reader.done : reader.below(backing, there, start);
+    }
     case RunKind.compressed:
-      return readCompressed(guest, part, start, host, aux);
+      return reader.compressed(guest, part, start, host, aux);
     case RunKind.invalid:
       throw invalidRun(start, aux);
   }
 }
+
+/** Begins what takes waiting; undefined of what is done already. */
+const beginner: RunReader<Promise<void> | undefined> = {
+  done: undefined,
+  data: (guest, part, start, host) =>
+    guest.cipher === null
+      ? readInFile(guest, part, start, host)
+      : readEncrypted(guest, guest.cipher, part, start, host),
+  below: (backing, part, start) => {
+    const request = backing.read(part, start);
+    return request === alreadyDone ? undefined : request;
+  },
+  compressed: readCompressed,
+};
 
 /** Reads what a disk has for a range; past its end there are zeros. */
 export async function readBelow(
@@ -91,22 +115,12 @@ export async function readBelow(
   part: Uint8Array,
   start: GuestOffset,
 ): Promise<void> {
-  await startBelow(backing, part, start);
-}
-
-function startBelow(
-  backing: Pick<Disk, 'size' | 'read'>,
-  part: Uint8Array,
-  start: GuestOffset,
-): Promise<void> | undefined {
   const there = partBelow(backing.size, part, start);
-  if (there.length === 0) return undefined;
-  const request = backing.read(there, start);
-  return request === alreadyDone ? undefined : request;
+  if (there.length > 0) await backing.read(there, start);
 }
 
 /** What of `part` a disk of `size` bytes has to give; the rest, past its end, is filled with zeros. */
-export function partBelow(size: number, part: Uint8Array, start: GuestOffset): Uint8Array {
+function partBelow(size: number, part: Uint8Array, start: GuestOffset): Uint8Array {
   const there = Math.min(part.length, Math.max(0, size - start));
   part.fill(0, there);
   return part.subarray(0, there);

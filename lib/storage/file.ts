@@ -4,6 +4,7 @@ import type { FileHandle } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
+import { Busy } from './busy.js';
 import { syncName } from './directory.js';
 import { maxSmallWrite, OsResult, native } from '../native.js';
 import { complete, readFully, writeFully, writevFully } from './fd-io.js';
@@ -41,8 +42,7 @@ export class FileStorage implements Storage {
   #unsyncedName: string | null = null;
   #flushFailure: unknown = null;
   #hasReadCached = true;
-  #underWay = 0;
-  #whenIdle: (() => void) | null = null;
+  readonly #busy = new Busy();
   #closing: Promise<void> | null = null;
 
   private constructor(
@@ -122,7 +122,7 @@ export class FileStorage implements Storage {
       if (this.#fd < 0) throw closed(this.name);
       return await work(this.#fd);
     } finally {
-      this.#leave();
+      this.#busy.leave();
     }
   }
 
@@ -266,7 +266,7 @@ export class FileStorage implements Storage {
   }
 
   async #closeWhenIdle(): Promise<void> {
-    if (this.#underWay > 0) await new Promise<void>((resolve) => (this.#whenIdle = resolve));
+    await this.#busy.idle();
     // A caller's handle may be closed already, and its locks gone.
     if (this.#fd >= 0) this.#releaseLock?.();
     if (this.#ownsHandle) await closeFd(this.#fd);
@@ -287,19 +287,14 @@ export class FileStorage implements Storage {
     } catch (error) {
       throw withPath(error, this.path);
     } finally {
-      this.#leave();
+      this.#busy.leave();
     }
   }
 
   /** Counts an operation as under way, so that `close` waits for it. */
   #enter(): void {
     if (this.#closing !== null) throw closed(this.name);
-    this.#underWay += 1;
-  }
-
-  #leave(): void {
-    this.#underWay -= 1;
-    if (this.#underWay === 0) this.#whenIdle?.();
+    this.#busy.enter();
   }
 
   #refuseAfterFailure(): void {

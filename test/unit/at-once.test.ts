@@ -147,16 +147,39 @@ it('lets others have a turn between many small reads, without the thread pool fo
     let turns = 0;
     const others = setInterval(() => (turns += 1), 0);
     for (let index = 0; index < 2000; index += 1) {
-      if (below === disk) await below.read(Buffer.alloc(16), index * 16);
-      else if (!(below as RawDisk).readNow(Buffer.alloc(16), index * 16)) await sleep(0);
+      await below.read(Buffer.alloc(16), index * 16);
     }
     clearInterval(others);
     expect(turns).toBeGreaterThan(1);
+    await Promise.all(Array.from({ length: 3000 }, (_, index) => below.read(Buffer.alloc(16), index * 16)));
     expect(storage.later).toBe(0);
   }
-  await Promise.all(Array.from({ length: 3000 }, (_, index) => disk.read(Buffer.alloc(16), index * 16)));
-  expect(storage.later).toBe(0);
   await disk.close();
+});
+
+it('a raw disk that is closed waits for reads that wait for their turn, but for those that were aborted', async () => {
+  const { storage, disk } = await filled();
+  await disk.close();
+  const raw = new RawDisk(storage, size, true);
+  const buffers = Array.from({ length: 1000 }, () => Buffer.alloc(16));
+  const controller = new AbortController();
+  const reads = buffers.map((buffer, index) =>
+    raw.read(buffer, index * 16, index % 2 === 0 ? {} : { signal: controller.signal }),
+  );
+  const settled = Promise.allSettled(reads);
+  controller.abort();
+  let isClosed = false;
+  const close = raw.close().then(() => (isClosed = true));
+  const late = reads[998]?.then(() => isClosed);
+  expect(await late).toBe(false);
+  await close;
+  const results = await settled;
+  for (const [index, buffer] of buffers.entries()) {
+    const isRead = results[index]?.status === 'fulfilled';
+    if (index % 2 === 0) expect(isRead).toBe(true);
+    if (isRead) expect(buffer.equals(storage.bytes.subarray(index * 16, index * 16 + 16))).toBe(true);
+  }
+  expect(results.filter(({ status }) => status === 'rejected').length).toBeGreaterThan(100);
 });
 
 it('tells each request of its own failure, and counts it once', async () => {

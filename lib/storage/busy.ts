@@ -1,4 +1,4 @@
-/** Counts requests under way, so that closing can wait for them. */
+/** Counts what is under way, so that closing can wait for it. */
 export class Busy {
   #count = 0;
   #idle: (() => void)[] = [];
