@@ -8,8 +8,7 @@ import {
   type GuestOffset,
   type HostOffset,
 } from '../format/units.js';
-import type { RunVisitor } from '../metadata/mapping.js';
-import { invalidRun, misplacedRun } from '../metadata/run.js';
+import { invalidRun, misplacedRun, type RunVisitor } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
 import { readUpTo } from '../storage/storage.js';

@@ -1,6 +1,6 @@
 /** The way of a guest write: in place where a range has clusters of its own, else into new ones, old content filled in. */
 import { alignDown, alignUp, guestOffset, hostOffset, type GuestOffset } from '../format/units.js';
-import { invalidRun, misplacedRun, type Run } from '../metadata/run.js';
+import { hasPlace, invalidRun, misplacedRun, type Run } from '../metadata/run.js';
 import { native, RunKind } from '../native.js';
 import { InFlight } from '../storage/settle.js';
 import { checkRange } from './disk-queries.js';
@@ -92,7 +92,7 @@ export function checkRuns(guest: GuestImage, runs: readonly Run[]): Promise<void
   for (const run of runs) {
     if (run.kind === RunKind.invalid) throw invalidRun(run.start, run.aux);
     const compressed = run.kind === RunKind.compressed;
-    if (!compressed && !hasOwnPlace(run)) continue;
+    if (!compressed && !hasPlace(run.kind)) continue;
     checkPlace(guest, run.start, run.host, compressed ? run.aux : run.length);
     if (last === undefined || lastCluster(guest, run) > lastCluster(guest, last)) last = run;
   }
@@ -116,7 +116,7 @@ function lastCluster({ image: { geometry } }: GuestImage, run: Run): number {
 function groupByTreatment(runs: readonly Run[]): Group[] {
   const groups: { start: GuestOffset; end: number; inPlace: boolean; runs: Run[] }[] = [];
   for (const run of runs) {
-    const inPlace = hasOwnPlace(run) && run.aux === 1;
+    const inPlace = hasPlace(run.kind) && run.aux === 1;
     const last = groups.at(-1);
     const end = run.start + run.length;
     if (last !== undefined && !inPlace && !last.inPlace) {
@@ -127,10 +127,6 @@ function groupByTreatment(runs: readonly Run[]): Group[] {
     }
   }
   return groups;
-}
-
-function hasOwnPlace({ kind }: Run): boolean {
-  return kind === RunKind.data || kind === RunKind.zeroAllocated || kind === RunKind.unallocatedInCluster;
 }
 
 /** Writes into a run whose host clusters belong to this range alone. */

@@ -3,25 +3,17 @@ import type { Geometry } from '../format/geometry.js';
 import { tableEntrySize } from '../format/geometry.js';
 import { isL1EntryCopied, readL1Entry, tableLength, tableView, writeL1Entry } from '../format/table-entry.js';
 import { guestOffset, hostOffset, type GuestOffset, type HostOffset } from '../format/units.js';
-import { L2Flag, native, RunKind, runStride } from '../native.js';
-import { ExtentColumn, extentStride, ExtentTypeIndex, invalidExtent } from '../native/extent-rows.js';
+import { RunKind } from '../native.js';
+import { ExtentTypeIndex, invalidExtent } from '../native/extent-rows.js';
 import type { Storage } from '../storage/storage.js';
 import type { Allocator } from './allocator.js';
 import type { Committer } from './commit.js';
 import { DirtyRange } from './dirty-range.js';
 import { Mutex } from './mutex.js';
 import type { Reserved } from './reserved.js';
-import { InvalidTable, invalidRun, type Run } from './run.js';
+import { hasPlace, InvalidTable, invalidRun, type Run, type RunVisitor } from './run.js';
+import { SliceReader } from './slice-reader.js';
 import { TableCache } from './table-cache.js';
-
-/** Called with each run in order. It runs synchronously and must not ask this mapping for anything. */
-export type RunVisitor = (
-  kind: RunKind,
-  start: GuestOffset,
-  length: number,
-  host: HostOffset,
-  aux: number,
-) => void;
 
 /** Changes the entries for guest bytes [start, start + length) relative to the first entry of `table`. */
 export type TableChange = (table: Uint8Array, start: number, length: number, guest: GuestOffset) => void;
@@ -29,7 +21,7 @@ export type TableChange = (table: Uint8Array, start: number, length: number, gue
 export interface MappingParts {
   readonly storage: Storage;
   readonly geometry: Geometry;
-  /** The {@link L2Flag}s that fit the image. */
+  /** The `L2Flag`s that fit the image. */
   readonly l2Flags: number;
   readonly l1: Uint8Array;
   readonly l1Offset: HostOffset;
@@ -43,12 +35,9 @@ export class Mapping {
   readonly l2Flags: number;
   readonly #geometry: Geometry;
   readonly #reserved: Reserved;
-  readonly #runs: Float64Array = new Float64Array(512 * runStride);
-  /** Made when extents are first asked for. */
-  #rows: Float64Array | undefined;
   readonly #l2Mutex = new Mutex();
-  /** Entries in one cached slice of an L2 table, and the guest bytes they describe. */
-  readonly #sliceEntries: number;
+  readonly #slices: SliceReader;
+  /** Guest bytes that one cached slice of an L2 table describes. */
   readonly #sliceCoverage: number;
   #l1: DataView;
   #l1Offset: HostOffset;
@@ -60,8 +49,8 @@ export class Mapping {
     this.#l1 = tableView(parts.l1);
     this.#l1Offset = parts.l1Offset;
     this.cache = new TableCache(parts.storage, parts.geometry.clusterSize, parts.cacheBytes, 'the L2 table');
-    this.#sliceEntries = this.cache.sliceSize / parts.geometry.l2EntrySize;
-    this.#sliceCoverage = this.#sliceEntries * parts.geometry.clusterSize;
+    this.#sliceCoverage = (this.cache.sliceSize / parts.geometry.l2EntrySize) * parts.geometry.clusterSize;
+    this.#slices = new SliceReader(parts.geometry, parts.l2Flags, this.#sliceCoverage);
   }
 
   get l1Offset(): HostOffset {
@@ -98,13 +87,12 @@ export class Mapping {
    * @param splitCopied whether runs end where the COPIED flag changes, as writers need
    */
   async visit(start: GuestOffset, end: number, splitCopied: boolean, visitor: RunVisitor): Promise<void> {
-    const flags = this.#flagsFor(splitCopied);
     for (let at = this.visitCached(start, end, splitCopied, visitor); at < end;) {
       const from = at;
       const stop = Math.min(end, this.sliceEnd(from));
       const table = hostOffset(this.tableAt(Math.floor(from / this.#geometry.l2Coverage)));
       await this.cache.use(this.#sliceOffset(table, from), ({ bytes }) =>
-        this.#visitSlice(bytes, flags, from, stop, visitor),
+        this.#slices.visit(bytes, from, stop, splitCopied, visitor),
       );
       at = this.visitCached(guestOffset(stop), end, splitCopied, visitor);
     }
@@ -112,7 +100,6 @@ export class Mapping {
 
   /** Like {@link visit}, as far as tables are in memory; returns where the first one is missing, or `end`. */
   visitCached(start: GuestOffset, end: number, splitCopied: boolean, visitor: RunVisitor): GuestOffset {
-    const flags = this.#flagsFor(splitCopied);
     let at: number = start;
     while (at < end) {
       const l1Index = Math.floor(at / this.#geometry.l2Coverage);
@@ -127,7 +114,7 @@ export class Mapping {
       const cached = this.cache.peek(this.#sliceOffset(hostOffset(table), at));
       if (cached === undefined) break;
       const stop = Math.min(end, this.sliceEnd(guestOffset(at)));
-      this.#visitSlice(cached.bytes, flags, at, stop, visitor);
+      this.#slices.visit(cached.bytes, at, stop, splitCopied, visitor);
       at = stop;
     }
     return guestOffset(at);
@@ -154,8 +141,9 @@ export class Mapping {
     }
     const offset = this.#sliceOffset(hostOffset(table), start);
     const cached = this.cache.peek(offset);
-    if (cached !== undefined) this.#sliceRows(cached.bytes, start, end, placed, visitor);
-    else await this.cache.use(offset, ({ bytes }) => this.#sliceRows(bytes, start, end, placed, visitor));
+    if (cached !== undefined) this.#slices.visitRows(cached.bytes, start, end, placed, visitor);
+    else
+      await this.cache.use(offset, ({ bytes }) => this.#slices.visitRows(bytes, start, end, placed, visitor));
   }
 
   /** Reads the part of an L2 table that {@link visitCached} missed at `at`: undefined where that is done when this returns. */
@@ -164,10 +152,6 @@ export class Mapping {
     if (table <= 0) return undefined;
     const offset = this.#sliceOffset(hostOffset(table), at);
     return this.cache.loadNow(offset) ? undefined : this.cache.use(offset, () => undefined);
-  }
-
-  #flagsFor(splitCopied: boolean): number {
-    return splitCopied ? this.l2Flags : this.l2Flags | L2Flag.ignoreCopied;
   }
 
   /** The runs of a range as records, neighbours merged over table borders; a promise where a table has to be read. */
@@ -303,86 +287,6 @@ export class Mapping {
     return hostOffset(table + Math.floor(inTable / this.#sliceCoverage) * this.cache.sliceSize);
   }
 
-  #visitSlice(bytes: Uint8Array, flags: number, start: number, end: number, visitor: RunVisitor): void {
-    const { clusterBits, clusterSize } = this.#geometry;
-    const sliceStart = Math.floor(start / this.#sliceCoverage) * this.#sliceCoverage;
-    const last = Math.ceil((end - sliceStart) / clusterSize);
-    let entry = Math.floor((start - sliceStart) / clusterSize);
-    let at = sliceStart + entry * clusterSize;
-    const out = this.#runs;
-    while (entry < last) {
-      const count = native.mapL2(bytes, flags, clusterBits, entry, last - entry, out);
-      for (let i = 0; i < count * runStride; i += runStride) {
-        const length = out[i + 1] ?? 0;
-        this.#cut(
-          (out[i] ?? 0) as RunKind,
-          at,
-          length,
-          out[i + 2] ?? 0,
-          out[i + 3] ?? 0,
-          start,
-          end,
-          visitor,
-        );
-        at += length;
-      }
-      entry = (at - sliceStart) / clusterSize;
-    }
-  }
-
-  #sliceRows(
-    bytes: Uint8Array,
-    start: number,
-    end: number,
-    placed: boolean,
-    visitor: (rows: Float64Array) => void,
-  ): void {
-    const { clusterBits, clusterSize } = this.#geometry;
-    const sliceStart = Math.floor(start / this.#sliceCoverage) * this.#sliceCoverage;
-    const last = Math.ceil((end - sliceStart) / clusterSize);
-    this.#rows ??= new Float64Array(2048 * extentStride);
-    for (let entry = Math.floor((start - sliceStart) / clusterSize); entry < last;) {
-      const from = sliceStart + entry * clusterSize;
-      const flags = this.#flagsFor(false);
-      const count = native.extentRows(
-        bytes,
-        flags,
-        clusterBits,
-        entry,
-        last - entry,
-        from,
-        placed,
-        this.#rows,
-      );
-      const rows = this.#rows.subarray(0, count * extentStride);
-      const at = rows.length - extentStride;
-      const isInvalid = rows[at + ExtentColumn.type] === invalidExtent;
-      // Before the visitor, which may change them.
-      const next = (rows[at] ?? 0) + (rows[at + ExtentColumn.length] ?? 0);
-      visitor(rows);
-      if (isInvalid) return;
-      entry = (next - sliceStart) / clusterSize;
-    }
-  }
-
-  /** Hands on the part of a run that lies in [start, end). */
-  #cut(
-    kind: RunKind,
-    at: number,
-    length: number,
-    host: number,
-    aux: number,
-    start: number,
-    end: number,
-    visitor: RunVisitor,
-  ): void {
-    const from = Math.max(at, start);
-    const to = Math.min(at + length, end);
-    if (from >= to) return;
-    const skipped = hasPlace(kind) ? from - at : 0;
-    visitor(kind, guestOffset(from), to - from, hostOffset(host + skipped), aux);
-  }
-
   /** Sees to it that the L2 table of an L1 entry exists and is not shared with a snapshot. */
   async #ensureOwnTable(index: number, allocator: Allocator, committer: Committer): Promise<void> {
     if (this.ownsTable(index)) return;
@@ -410,11 +314,6 @@ export class Mapping {
 
 function isEmptyEntry(table: DataView, index: number): boolean {
   return table.getUint32(index * tableEntrySize) === 0 && table.getUint32(index * tableEntrySize + 4) === 0;
-}
-
-/** Whether a run's host offset grows with its guest offset. */
-function hasPlace(kind: RunKind): boolean {
-  return kind === RunKind.data || kind === RunKind.zeroAllocated || kind === RunKind.unallocatedInCluster;
 }
 
 function continues(last: Run, kind: RunKind, host: HostOffset, aux: number): boolean {

@@ -2,7 +2,7 @@
 import { Qcow2Error } from '../errors.js';
 import { describeEntryProblem } from '../format/table-entry.js';
 import type { GuestOffset, HostOffset } from '../format/units.js';
-import { InvalidEntry, type RunKind } from '../native.js';
+import { InvalidEntry, RunKind } from '../native.js';
 
 export interface Run {
   kind: RunKind;
@@ -12,6 +12,20 @@ export interface Run {
   host: HostOffset;
   /** COPIED (1 or 0), the length of compressed data, or why the run is invalid. */
   aux: number;
+}
+
+/** Called with each run in order. It runs synchronously and must not ask the mapping for anything. */
+export type RunVisitor = (
+  kind: RunKind,
+  start: GuestOffset,
+  length: number,
+  host: HostOffset,
+  aux: number,
+) => void;
+
+/** Whether a run's host offset grows with its guest offset. */
+export function hasPlace(kind: RunKind): boolean {
+  return kind === RunKind.data || kind === RunKind.zeroAllocated || kind === RunKind.unallocatedInCluster;
 }
 
 /** Why an L2 table cannot be followed, beside the problems of its L1 entry. */

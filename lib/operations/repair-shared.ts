@@ -6,7 +6,7 @@ import { hasCode } from '../errors.js';
 import { guestOffset, hostOffset, type GuestOffset } from '../format/units.js';
 import { ClusterSet } from '../metadata/cluster-set.js';
 import type { Image } from '../metadata/image.js';
-import type { RunVisitor } from '../metadata/mapping.js';
+import type { RunVisitor } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { readPadded } from '../storage/storage.js';
 import type { CheckContext } from './check-context.js';
