@@ -15,6 +15,9 @@ export class ByteReader {
   #failure: Error | null = null;
   #ended = false;
   #isFilling = false;
+  /** What is left to be filled, and how much of it was since that was asked. */
+  #target: Buffer | null = null;
+  #filled = 0;
   #wake: (() => void) | null = null;
 
   readonly #onData = (chunk: Buffer): void => {
@@ -40,6 +43,18 @@ export class ByteReader {
       .on('close', this.#onEnd)
       .on('error', this.#onError);
     if (stream.destroyed || stream.readableEnded) this.#ended = true;
+  }
+
+  /** Takes what has come into memory that is used again: it stays as it is until this returns. */
+  feed(bytes: Uint8Array): void {
+    const part = this.#target === null || this.#held > 0 ? 0 : Math.min(bytes.length, this.#target.length);
+    if (this.#target !== null && part > 0) {
+      this.#target.set(bytes.subarray(0, part));
+      this.#target = this.#target.subarray(part);
+      this.#filled += part;
+    }
+    if (part < bytes.length) this.#onData(Buffer.from(bytes.subarray(part)));
+    else this.#wake?.();
   }
 
   /** Whether the rest of something that has begun is waited for. */
@@ -81,8 +96,15 @@ export class ByteReader {
   /** Fills a buffer, however large. @throws ConnectionLost */
   async fill(buffer: Buffer): Promise<void> {
     this.#isFilling = true;
-    for (let done = 0; done < buffer.length;) {
-      if (this.#held === 0) await this.#more();
+    for (let done = this.#moveInto(buffer, 0); done < buffer.length;) {
+      this.#target = buffer.subarray(done);
+      this.#filled = 0;
+      try {
+        await this.#more();
+      } finally {
+        this.#target = null;
+      }
+      done += this.#filled;
       done += this.#moveInto(buffer, done);
     }
     this.#isFilling = false;

@@ -52,11 +52,28 @@ const maxReplyBytes = 64 * 1024;
 /** No option has more replies than this. */
 const maxReplies = 10_000;
 
+/** Memory that a socket reads into, bytes. */
+const socketBytes = 256 * 1024;
+
 /** Connects to where a location says. */
-export function connectSocket(location: NbdLocation): Socket {
-  return 'socket' in location
-    ? connect(location.socket)
-    : connect({ host: location.host, port: location.port, noDelay: true });
+function connectSocket(location: NbdLocation): { socket: Socket; reader: ByteReader } {
+  const place =
+    'socket' in location
+      ? { path: location.socket }
+      : { host: location.host, port: location.port, noDelay: true };
+  if (location.isEncrypted) {
+    const socket = connect(place);
+    return { socket, reader: new ByteReader(socket) };
+  }
+  // Always the same memory: new one for each 64 KiB costs more than to copy out of it.
+  const buffer = Buffer.allocUnsafeSlow(socketBytes);
+  const callback = (length: number): boolean => {
+    reader.feed(buffer.subarray(0, length));
+    return true;
+  };
+  const socket = connect({ ...place, onread: { buffer, callback } });
+  const reader = new ByteReader(socket);
+  return { socket, reader };
 }
 
 export class Handshake {
@@ -65,9 +82,10 @@ export class Handshake {
   readonly #location: NbdLocation;
   readonly #options: HandshakeOptions;
 
-  constructor(socket: Socket, location: NbdLocation, options: HandshakeOptions) {
+  constructor(location: NbdLocation, options: HandshakeOptions) {
+    const { socket, reader } = connectSocket(location);
     this.socket = socket;
-    this.reader = new ByteReader(socket);
+    this.reader = reader;
     this.#location = location;
     this.#options = options;
   }

@@ -6,7 +6,7 @@ import { quote } from '../format/text.js';
 import { RequestSlots } from '../storage/request-slots.js';
 import { tlsFailure } from '../storage/tls-failure.js';
 import type { ByteReader } from './byte-reader.js';
-import { connectSocket, Handshake, type ExportFacts } from './client-handshake.js';
+import { Handshake, type ExportFacts } from './client-handshake.js';
 import { ProtocolViolation } from './endings.js';
 import {
   Command,
@@ -107,8 +107,8 @@ export class NbdClient {
     const { signal, timeout = 60_000, tls = {} } = options;
     signal?.throwIfAborted();
     const name = nbdUri(location);
-    const socket = connectSocket(location);
-    const handshake = new Handshake(socket, location, { tls, contexts });
+    const handshake = new Handshake(location, { tls, contexts });
+    const { socket } = handshake;
     const reasons: Error[] = [];
     const end = (error: Error): void => {
       reasons.push(error);

@@ -51,7 +51,7 @@ export class BlockSet implements Iterable<number> {
       throw new Qcow2Error(
         'ERR_QCOW2_LIMIT',
         `A disk of ${this.size} bytes has ${this.length} blocks of ${blockSize} bytes; at most ${maxBlocks} can be listed. ` +
-          'Use larger blocks, or clusters',
+          'Use larger blocks, or clusters, or go through the disk in parts: `difference` and `extents` take start and length, and need no list',
         { feature: 'blockSize' },
       );
     }

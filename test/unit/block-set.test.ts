@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import {
   BlockSet,
   create,
+  difference,
   MemoryStorage,
   open,
   openDisk,
@@ -23,6 +24,25 @@ const path = useTempDir();
 const MiB = 2 ** 20;
 
 describe('BlockSet', () => {
+  it('of 1 PiB in blocks of 64 KiB is refused, and what the error says to do instead works', async () => {
+    const size = 2 ** 50;
+    expect(() => new BlockSet(size, 65536)).toThrow(/`difference` and `extents` take start and length/);
+    const image = await create(new MemoryStorage(), size, { clusterSize: 2 * MiB });
+    await image.bitmaps.create({ name: 'nightly', granularity: 2 * MiB });
+    const written = [0, 2 ** 45 - 2 * MiB, 2 ** 45, 2 ** 49, size - 2 * MiB];
+    for (const at of written) await image.write(Buffer.alloc(1, 1), at);
+    const found: number[] = [];
+    for (let start = 0; start < size; start += 2 ** 45) {
+      const part = new BlockSet(2 ** 45, 65536);
+      for await (const run of difference(image, { bitmap: 'nightly' }, { start, length: 2 ** 45 })) {
+        part.addBytes({ start: run.start - start, length: run.length });
+      }
+      found.push(...[...part].map((index) => start + index * 65536));
+    }
+    expect(found).toEqual(written.flatMap((at) => Array.from({ length: 32 }, (_, i) => at + i * 65536)));
+    await image.close();
+  });
+
   it('is what a plain set is', () => {
     const random = new Random(1);
     const set = new BlockSet(1000 * 512 - 5, 512);
