@@ -1,6 +1,7 @@
 /** Plans which parts of the old and the new backing disk a safe rebase holds against each other, in batches for native jobs. */
 import { alignDown } from '../format/units.js';
 import type { Range } from '../io/disk-queries.js';
+import { turn } from '../io/turn.js';
 import { transferStride } from '../native.js';
 import type { FilePlan } from './file-plan.js';
 import { withDescriptors } from './plain-file.js';
@@ -20,6 +21,8 @@ const maxBatch = 32 * MiB;
 /** Clusters of a batch, all of which may get entries before any is written. */
 const maxClusters = 16 * 1024;
 const maxPieces = 16 * 1024;
+/** Ranges and windows of a batch: both disks may have tables for everything and nothing stored. */
+const maxLooks = 16 * 1024;
 
 /** What is to be looked at, up to `end`. */
 export interface RebaseBatch {
@@ -79,8 +82,12 @@ export class RebasePlan {
     const batch = { end: this.#at, ranges: [] as Range[], rows: new ComparedUnits(this.#clusterSize) };
     const limit = this.#limit;
     this.#at = nextStored(this.#at);
-    while (this.#at < this.#size && !batch.rows.isFull(limit)) {
+    let windows = 0;
+    while (this.#at < this.#size && !batch.rows.isFull(limit) && windows + batch.ranges.length < maxLooks) {
+      // With all tables in memory nothing below waits.
+      if (!turn.step()) await turn.next();
       signal?.throwIfAborted();
+      windows += 1;
       const start = this.#at;
       const step = Math.min(windowBytes, limit);
       const end = Math.min(alignDown(start, step) + step, this.#size);
@@ -111,8 +118,8 @@ export class RebasePlan {
     ofOld: readonly number[],
     ofNext: readonly number[],
   ): Promise<void> {
-    const inOld = new UnitRows(this.#unit, end);
-    const inNext = new UnitRows(this.#unit, end, ofOld.length);
+    const inOld = new UnitRows(this.#unit, end, 0, start);
+    const inNext = new UnitRows(this.#unit, end, ofOld.length, start);
     // No window of a plan ends in between.
     await this.#old.planWindow(inOld, start, end, ofOld);
     await this.#next.planWindow(inNext, start, end, ofNext);

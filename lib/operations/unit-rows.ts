@@ -10,6 +10,7 @@ export class UnitRows {
   readonly #unit: number;
   readonly #size: number;
   readonly #firstFile: number;
+  readonly #from: number;
   /** Where the last unit begins and ends. */
   #start = 0;
   #end = 0;
@@ -18,11 +19,13 @@ export class UnitRows {
    * @param unit bytes, a power of two
    * @param size where the last unit is cut, bytes
    * @param firstFile what the index of the first of the files is to be
+   * @param from before which no unit begins, bytes
    */
-  constructor(unit: number, size: number, firstFile = 0) {
+  constructor(unit: number, size: number, firstFile = 0, from = 0) {
     this.#unit = unit;
     this.#size = size;
     this.#firstFile = firstFile;
+    this.#from = from;
   }
 
   /** Bytes that are in a file as they are on the disk: cut where units end. */
@@ -62,8 +65,9 @@ export class UnitRows {
   /** Counts one more piece in the unit that `at` is in. */
   #unitAt(at: number): void {
     if (at >= this.#end) {
-      this.#start = alignDown(at, this.#unit);
-      this.#end = Math.min(this.#start + this.#unit, this.#size);
+      const whole = alignDown(at, this.#unit);
+      this.#start = Math.max(whole, this.#from);
+      this.#end = Math.min(whole + this.#unit, this.#size);
       this.units.add(this.#start, this.#end - this.#start, 0);
     }
     this.units.increase(2, 1);

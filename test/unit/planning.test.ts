@@ -23,6 +23,19 @@ function abortSoon(): AbortSignal {
   return controller.signal;
 }
 
+/** Aborts in the next turn of the event loop after a job has begun to plan. */
+function abortPlanning(): AbortSignal {
+  const controller = new AbortController();
+  const { signal } = controller;
+  let looks = 0;
+  signal.throwIfAborted = () => {
+    looks += 1;
+    if (looks === 16) void nextTurn().then(() => controller.abort());
+    AbortSignal.prototype.throwIfAborted.call(signal);
+  };
+  return signal;
+}
+
 describe('planning a disk of 64 GiB of zero clusters', () => {
   it('can be stopped in a comparison', async () => {
     await zeros(pathOf('a'), 64 * gib);
@@ -42,6 +55,17 @@ describe('planning a disk of 64 GiB of zero clusters', () => {
     const converted = convert(source, pathOf('out'), { targetFormat: 'raw', signal: abortSoon() });
     await expect(converted).rejects.toMatchObject({ name: 'AbortError' });
     await source.close();
+  });
+
+  it('can be stopped in a rebase', async () => {
+    await zeros(pathOf('old'), 64 * gib);
+    await zeros(pathOf('new'), 64 * gib);
+    // All of it the image's own, so that nothing of it has to be looked at in the layers below.
+    const top = await create(pathOf('top'), 64 * gib, { preallocation: 'metadata', resolve: 'any' });
+    await top.rebase({ name: 'old', format: 'qcow2' }, { mode: 'unsafe' });
+    const rebased = top.rebase({ name: 'new', format: 'qcow2' }, { signal: abortPlanning() });
+    await expect(rebased).rejects.toMatchObject({ name: 'AbortError' });
+    await top.close();
   });
 });
 
