@@ -48,11 +48,15 @@ export async function openWithoutWaiting(path: string, mode: FileMode): Promise<
  * @throws Qcow2Error `ERR_QCOW2_UNSUPPORTED` for what is no regular file (nor, without `regularOnly`, a block device)
  */
 export async function examine(fd: number, name: string, regularOnly: boolean): Promise<FileKind> {
-  const stats = await fstat(fd, { bigint: true });
+  const [stats, madeUp] = await Promise.all([
+    fstat(fd, { bigint: true }),
+    madeUpDevices(regularOnly ? ['/proc', '/sys'] : []),
+  ]);
   const refused = refusedKind(stats);
   if (refused !== null) throw notAnImage(name, refused);
   if (regularOnly && stats.isBlockDevice()) throw notAnImage(name, 'a block device');
-  if (regularOnly && (await isMadeUp(stats.dev))) throw notAnImage(name, 'made up by the system');
+  const isMadeUp = madeUp.includes(stats.dev) && stats.dev !== (await deviceOf('/'));
+  if (isMadeUp) throw notAnImage(name, 'made up by the system');
   return {
     identity: identityOfStats(stats),
     deviceSize: stats.isBlockDevice() ? await sizeByReading(fd) : null,
@@ -102,11 +106,12 @@ function notAnImage(name: string, what: string, cause?: unknown): Qcow2Error {
   );
 }
 
-/** Whether a device number is that of /proc or /sys, whose files call themselves regular. */
-async function isMadeUp(device: bigint): Promise<boolean> {
-  for (const root of ['/proc', '/sys']) {
-    const stats = await stat(root, { bigint: true }).catch(() => null);
-    if (stats?.dev === device && stats.dev !== (await stat('/', { bigint: true })).dev) return true;
-  }
-  return false;
-}
+/** The device numbers of file systems whose files call themselves regular and are not; null for one that is not there. */
+const madeUpDevices = (roots: readonly string[]): Promise<(bigint | null)[]> =>
+  Promise.all(roots.map(deviceOf));
+
+const deviceOf = (path: string): Promise<bigint | null> =>
+  stat(path, { bigint: true }).then(
+    ({ dev }) => dev,
+    () => null,
+  );

@@ -65,6 +65,28 @@ class MoodyStorage implements Storage {
   }
 }
 
+it.each<[string, (position: number) => boolean]>([
+  ['all of it', () => true],
+  ['nothing', () => false],
+  ['its tables only', (position) => position > 0],
+  ['its header only', (position) => position === 0],
+])('an image opens where %s is at hand', async (_, hasAtHand) => {
+  const storage = new MoodyStorage();
+  const made = await create(storage, size);
+  await made.write(pattern(1, 5000), 3000);
+  await made.close();
+  storage.hasAtHand = hasAtHand;
+  storage.later = 0;
+  const disk = await open(storage);
+  // Nothing is read twice: the first fields of the header, all of it, the L1 table and the refcount table.
+  const waited = [0, 0, 3 * cluster, cluster].filter((position) => !hasAtHand(position)).length;
+  expect(storage.later).toBe(waited);
+  const found = Buffer.alloc(5000);
+  await disk.read(found, 3000);
+  expect(found.equals(pattern(1, 5000))).toBe(true);
+  await disk.close();
+});
+
 /** A disk full of data in a store of moods, its tables in memory. */
 async function filled(): Promise<{ storage: MoodyStorage; disk: Qcow2; model: Buffer }> {
   const storage = new MoodyStorage();
