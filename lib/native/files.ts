@@ -40,9 +40,10 @@ export interface FileFunctions {
    */
   readPipe(fd: number, buffer: Uint8Array, stop: Uint8Array): Promise<number>;
   /**
-   * Writes a copy of `data`, at most {@link maxSmallWrite} bytes, from `position` on, on a thread that is kept for this: it is
-   * awake, and heard, in half the time that one of the pool takes. Writes to one descriptor are done one after the other, in
-   * order. Resolves to false where not all of it was written, for whatever reason: another attempt will tell.
+   * Writes `data`, at most {@link maxSmallWrite} bytes, from `position` on, on a thread that is kept for this: it is awake, and
+   * heard, in half the time that one of the pool takes. Writes to one descriptor are done one after the other, in order.
+   * Resolves to false where not all of it was written, for whatever reason: another attempt will tell. Up to 16 KiB are copied at
+   * once; longer data is in use until then.
    */
   writeSmall(fd: number, data: Uint8Array, position: number): Promise<boolean>;
   /**
