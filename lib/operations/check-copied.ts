@@ -9,6 +9,7 @@ import { maskedL1Offset } from './check-l1.js';
 import { reportFailures } from './check-l2.js';
 import { readClusters, type ClusterBatch } from './check-reader.js';
 import { activeL1 } from './check-references.js';
+import { pauses } from './pauses.js';
 
 /** COPIED in the first byte of a big-endian entry. */
 const copiedBit = 0x80;
@@ -23,10 +24,15 @@ export async function reportCopied(
   refcounts: ReferenceCounts,
   l2FlagsAreRight: boolean,
 ): Promise<number> {
-  const { findings, activeTables } = context;
+  const { findings, activeTables, progress } = context;
   let wrong = 0;
-  const report = (where: string, right: boolean, times: number): void => {
+  const report = (place: () => string, right: boolean, times: number): void => {
     wrong += times;
+    if (!findings.hasRoom) {
+      findings.count('corruption', times);
+      return;
+    }
+    const where = place();
     findings.add(
       {
         kind: 'copied-flag',
@@ -41,12 +47,18 @@ export async function reportCopied(
       times,
     );
   };
-  for (const [index, right] of wrongL1Flags(context, refcounts))
-    report(`entry ${index} of ${activeL1}`, right, 1);
+  const pause = pauses();
+  for (const [index, right] of wrongL1Flags(context, refcounts)) {
+    report(() => `entry ${index} of ${activeL1}`, right, 1);
+    const turn = pause();
+    if (turn === undefined) continue;
+    await turn;
+    progress.throwIfAborted();
+  }
   if (l2FlagsAreRight) return wrong;
   await wrongL2Flags(context, refcounts, (offset, entries) => {
     for (const [index, right] of entries) {
-      report(`entry ${index} of the L2 table at ${hex(offset)}`, right, activeTables.timesOf(offset));
+      report(() => `entry ${index} of the L2 table at ${hex(offset)}`, right, activeTables.timesOf(offset));
     }
   });
   return wrong;

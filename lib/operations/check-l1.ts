@@ -46,6 +46,10 @@ export function followL1(
     // What only has stray bits set still says where its table is; a repair must not take that for free.
     if (followable) tables.add(place, times);
     else if (offset === EntryProblem.unaligned) context.counts.add(place, clusterSize, times);
+    if (!context.findings.hasRoom) {
+      context.findings.count('corruption', times);
+      continue;
+    }
     context.findings.add(
       {
         kind: offset > 0 ? 'entry-out-of-file' : problemKinds[offset as EntryProblem],

@@ -327,3 +327,41 @@ describe('snapshots and bitmaps', () => {
     }
   });
 });
+
+describe('an L1 table whose entries all name one L2 table', () => {
+  const entries = 2 ** 18;
+
+  /** The COPIED flag of each entry is wrong: it is clear, and the refcount of the table is 1. */
+  async function shared(): Promise<MemoryStorage> {
+    const storage = new MemoryStorage();
+    const disk = await create(storage, entries * 512 * 2 ** 20);
+    await disk.write(Buffer.alloc(512, 1), 0);
+    const { l1TableOffset, l1Size } = disk.header;
+    await disk.close();
+    const first = Buffer.alloc(8);
+    await storage.read(first, l1TableOffset);
+    first.writeUInt8(0);
+    await storage.write(Buffer.alloc(l1Size * 8, first), l1TableOffset);
+    return storage;
+  }
+
+  it('is counted in full, and can be stopped while that goes on', async () => {
+    const disk = await open(await shared());
+    const { corruptions, findings } = await disk.check({ maxFindings: 10 });
+    expect(corruptions).toBeGreaterThan(entries);
+    expect(findings).toHaveLength(10);
+    const reason = new Error('enough');
+    const controller = new AbortController();
+    let found = 0;
+    const stopping = disk.check({
+      signal: controller.signal,
+      onFinding: () => {
+        if (found === 0) setImmediate(() => controller.abort(reason));
+        found += 1;
+      },
+    });
+    await expect(stopping).rejects.toBe(reason);
+    expect(found).toBeLessThan(entries);
+    await disk.close();
+  });
+});
