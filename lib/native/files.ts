@@ -34,11 +34,11 @@ export interface FileFunctions {
    */
   readCached(fd: number, offset: number, buffer: Uint8Array): number;
   /**
-   * Reads from the descriptor's own position until `buffer` is full, the input ends, or the first byte of `stop` is no longer
-   * 0. Resolves with the bytes read, or {@link OsResult.unsupported}. Makes a pipe larger where the system lets it. Both
-   * arrays are in use until then.
+   * Reads from the descriptor's own position until `buffer` is full, the input ends, which sets the first byte of `ended` to 1,
+   * or, soon, others should have the thread. Resolves with the bytes read, or {@link OsResult.unsupported}. Makes a pipe larger
+   * where the system lets it. Both arrays are in use until then.
    */
-  readPipe(fd: number, buffer: Uint8Array, stop: Uint8Array): Promise<number>;
+  readPipe(fd: number, buffer: Uint8Array, ended: Uint8Array): Promise<number>;
   /**
    * Writes `data`, at most {@link maxSmallWrite} bytes, from `position` on, on a thread that is kept for this: it is awake, and
    * heard, in half the time that one of the pool takes. Writes to one descriptor are done one after the other, in order.

@@ -4,6 +4,8 @@ import { native, OsResult } from '../native.js';
 
 /** Bytes of a piece that is handed on by itself. */
 const pieceBytes = 1024 * 1024;
+/** Between two looks at an input that says nothing: no thread of the pool is kept meanwhile. Milliseconds. */
+const [leastPause, mostPause] = [1, 20];
 
 /**
  * Standard input, a pipe or a socket, for {@link fromQcow2Stream}: native code reads it by megabytes, where a stream of Node.js
@@ -12,8 +14,9 @@ const pieceBytes = 1024 * 1024;
 export class DescriptorStream implements AsyncIterable<Uint8Array> {
   readonly #fd: number;
   readonly #signal: AbortSignal | undefined;
-  /** Its byte is 1 when reading is to end. */
-  readonly #stop = new Uint8Array(1);
+  /** Its byte is 1 when the input has ended. */
+  readonly #ended = new Uint8Array(1);
+  #isClosed = false;
   #last: Promise<number> = Promise.resolve(0);
 
   /**
@@ -26,7 +29,7 @@ export class DescriptorStream implements AsyncIterable<Uint8Array> {
   }
 
   /**
-   * Resolves with the bytes read: fewer than there is room for only at the end.
+   * Resolves with the bytes read: fewer than there is room for only at the end, or when this is closed.
    * @throws the signal's reason; system errors; Qcow2Error `ERR_QCOW2_UNSUPPORTED` on Windows
    */
   fill(buffer: Uint8Array): Promise<number> {
@@ -50,26 +53,33 @@ export class DescriptorStream implements AsyncIterable<Uint8Array> {
 
   /** Reads no more, and waits for a read that is under way. */
   async close(): Promise<void> {
-    this.#stop[0] = 1;
+    this.#isClosed = true;
     await this.#last.catch(() => undefined);
   }
 
   async #fill(buffer: Uint8Array): Promise<number> {
-    this.#signal?.throwIfAborted();
-    const stop = (): void => void (this.#stop[0] = 1);
-    this.#signal?.addEventListener('abort', stop, { once: true });
-    try {
-      const got = await native.readPipe(this.#fd, buffer, this.#stop);
+    let done = 0;
+    for (let pause = leastPause; done < buffer.length && !this.#isOver();) {
       this.#signal?.throwIfAborted();
+      const got = await native.readPipe(this.#fd, buffer.subarray(done), this.#ended);
       if (got === OsResult.unsupported) {
         throw new Qcow2Error(
           'ERR_QCOW2_UNSUPPORTED',
           'Descriptors cannot be read like this on this platform',
         );
       }
-      return got;
-    } finally {
-      this.#signal?.removeEventListener('abort', stop);
+      done += got;
+      if (got > 0) pause = leastPause;
+      else if (!this.#isOver()) {
+        await new Promise((resolve) => setTimeout(resolve, pause));
+        pause = Math.min(2 * pause, mostPause);
+      }
     }
+    this.#signal?.throwIfAborted();
+    return done;
+  }
+
+  #isOver(): boolean {
+    return this.#isClosed || this.#ended[0] !== 0;
   }
 }

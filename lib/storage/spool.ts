@@ -17,11 +17,11 @@ const defaultLimit = 64 * 2 ** 30;
 /** Bytes kept in memory before there is a file. */
 const memoryBytes = 8 * 2 ** 20;
 
-/** A run of bytes [start, end) that is kept, and where. */
+/** A run of bytes [start, end) that is kept, and where; zeros are nowhere. */
 interface Kept {
   start: number;
   end: number;
-  store: Storage;
+  store: Storage | null;
 }
 
 export class Spool {
@@ -66,9 +66,12 @@ export class Spool {
     }
     const store = this.#bytes <= memoryBytes ? this.#memory : (this.#file ??= await this.#openFile());
     await store.write(bytes, position);
-    const last = this.#kept.at(-1);
-    if (last?.end === position && last.store === store) last.end += bytes.length;
-    else this.#kept.push({ start: position, end: position + bytes.length, store });
+    this.#add(bytes.length, position, store);
+  }
+
+  /** The same for zeros, which take no room. */
+  keepZeros(length: number, position: number): void {
+    this.#add(length, position, null);
   }
 
   /** The file that keeps all of a range, at the same place; null when none does. */
@@ -85,7 +88,9 @@ export class Spool {
       const kept = this.#find(position + at);
       if (kept === undefined) return false;
       const end = Math.min(buffer.length, kept.end - position);
-      await kept.store.read(buffer.subarray(at, end), position + at);
+      const part = buffer.subarray(at, end);
+      if (kept.store === null) part.fill(0);
+      else await kept.store.read(part, position + at);
       at = end;
     }
     return true;
@@ -96,6 +101,12 @@ export class Spool {
     // Where an open file cannot be removed.
     if (this.#path !== null)
       await (await import('node:fs/promises')).unlink(this.#path).catch(() => undefined);
+  }
+
+  #add(length: number, position: number, store: Storage | null): void {
+    const last = this.#kept.at(-1);
+    if (last?.end === position && last.store === store) last.end += length;
+    else this.#kept.push({ start: position, end: position + length, store });
   }
 
   #find(position: number): Kept | undefined {

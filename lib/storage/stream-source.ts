@@ -38,7 +38,11 @@ export class StreamSource {
     let done = this.#take(buffer);
     while (done < buffer.length) {
       this.#signal?.throwIfAborted();
-      if (this.#descriptor !== null) return done + (await this.#descriptor.fill(buffer.subarray(done)));
+      if (this.#descriptor !== null) {
+        done += await this.#descriptor.fill(buffer.subarray(done));
+        this.#signal?.throwIfAborted();
+        break;
+      }
       await this.#fetch();
       if (this.#rest.length === 0) break;
       done += this.#take(buffer.subarray(done));
@@ -63,6 +67,7 @@ export class StreamSource {
     while (this.#rest.length === 0 && !this.#ended) {
       this.#signal?.throwIfAborted();
       const next = await this.#chunks.next();
+      this.#signal?.throwIfAborted();
       if (next.done === true) this.#ended = true;
       else if (next.value instanceof Uint8Array) this.#rest = next.value;
       else throw invalidArgType('readable', 'a stream of bytes', next.value);

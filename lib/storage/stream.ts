@@ -31,9 +31,7 @@ export class StreamStorage implements Storage {
   readonly readOnly = true;
   /** Whether bytes that are passed over are put aside. */
   keepSkipped = true;
-  /**
-   * Zeros in a gap shorter than this are not put aside: too few for a cluster of any kind, and no compressed data begins with them.
-   */
+  /** Of a gap shorter than this only the place of zeros is put aside: mostly what fills a cluster behind compressed data. */
   paddingBytes = 0;
   /** Whether bytes that are read are put aside, too. */
   keepRead = true;
@@ -223,7 +221,9 @@ export class StreamStorage implements Storage {
     while (this.#head < position) {
       if (!(await this.#fetch())) return 0;
       const skipped = this.#pending.subarray(0, Math.min(this.#pending.length, position - this.#head));
-      await this.#pass(skipped, this.keepSkipped && !(isPadding && native.isZero(skipped)));
+      const isZeros = this.keepSkipped && isPadding && native.isZero(skipped);
+      if (isZeros) this.#spool.keepZeros(skipped.length, this.#head);
+      await this.#pass(skipped, this.keepSkipped && !isZeros);
     }
     let done = 0;
     while (buffer !== null && done < buffer.length) {

@@ -71,17 +71,18 @@ class OsWork : public Work {
   OsResult result_;
 };
 
-// Bytes of a pipe; resolves with how many.
+// Bytes of a pipe; resolves with how many, and says in `ended` when they were the last.
 class PipeWork : public Work {
  public:
-  PipeWork(int fd, MutableBytes buffer, MutableBytes stop) : fd_(fd), buffer_(buffer), stop_(stop) {}
+  PipeWork(int fd, MutableBytes buffer, MutableBytes ended) : fd_(fd), buffer_(buffer), ended_(ended) {}
 
  protected:
-  void execute() noexcept override { result_ = readPipe(fd_, buffer_, stop_.data()); }
+  void execute() noexcept override { result_ = readPipe(fd_, buffer_, has_ended_); }
 
   napi_value settle(napi_env env, bool* failed) noexcept override {
     *failed = result_.kind == OsResult::Kind::kFailed;
     if (*failed) return systemError(env, result_);
+    if (has_ended_) ended_[0] = 1;
     const bool done = result_.kind == OsResult::Kind::kDone;
     return number(env, done ? static_cast<double>(result_.value) : kUnsupportedNumber);
   }
@@ -89,7 +90,8 @@ class PipeWork : public Work {
  private:
   const int fd_;
   const MutableBytes buffer_;
-  const MutableBytes stop_;
+  const MutableBytes ended_;
+  bool has_ended_ = false;
   OsResult result_;
 };
 
@@ -169,13 +171,13 @@ napi_value readNow(napi_env env, napi_callback_info info) noexcept {
 napi_value readMuch(napi_env env, napi_callback_info info) noexcept {
   Arguments args(env, info);
   args.requireFixedLength(1, "buffer");
-  args.requireFixedLength(2, "stop");
+  args.requireFixedLength(2, "ended");
   const int fd = fileDescriptor(args, 0, "fd");
   const MutableBytes buffer = args.bytes(1, "buffer");
-  const MutableBytes stop = args.bytes(2, "stop");
-  args.requireRange(stop.size() > 0, "stop.length", "at least 1");
+  const MutableBytes ended = args.bytes(2, "ended");
+  args.requireRange(ended.size() > 0, "ended.length", "at least 1");
   if (args.failed()) return nullptr;
-  return Work::start(env, std::make_unique<PipeWork>(fd, buffer, stop), "qcow2.readPipe",
+  return Work::start(env, std::make_unique<PipeWork>(fd, buffer, ended), "qcow2.readPipe",
                      {args.value(1), args.value(2)});
 }
 

@@ -1,4 +1,4 @@
-// poll(2), so that nobody is stuck in a read(2) that nothing ends, and a pipe as large as the system gives one.
+// poll(2), so that no thread is stuck in a read(2) that nothing ends, and a pipe as large as the system gives one.
 #include "os/pipe.h"
 
 #ifndef _WIN32
@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstddef>
 #endif
 
@@ -16,7 +17,10 @@ namespace qcow2 {
 
 namespace {
 
-constexpr int kLookMilliseconds = 100;
+// A writer at work is back before that.
+constexpr int kIdleMilliseconds = 10;
+// Threads of the pool are few, and a process that ends waits for them.
+constexpr std::chrono::milliseconds kMostAtOnce(50);
 
 // A writer that fills 64 KiB and then waits for its reader costs more than all the copying. What the system refuses
 // is left as it is.
@@ -32,19 +36,23 @@ void enlarge(int fd) {
 
 }  // namespace
 
-OsResult readPipe(int fd, MutableBytes buffer, const volatile unsigned char* stop) {
+OsResult readPipe(int fd, MutableBytes buffer, bool& ended) {
   enlarge(fd);
+  const auto until = std::chrono::steady_clock::now() + kMostAtOnce;
   size_t done = 0;
-  while (done < buffer.size() && *stop == 0) {
+  while (done < buffer.size() && std::chrono::steady_clock::now() < until) {
     pollfd one = {fd, POLLIN, 0};
-    const int ready = poll(&one, 1, kLookMilliseconds);
-    if (ready == 0) continue;
+    const int ready = poll(&one, 1, kIdleMilliseconds);
+    if (ready == 0) break;
     if (ready < 0) {
       if (errno == EINTR || errno == EAGAIN) continue;
       return OsResult::failed("poll", errno);
     }
     const ssize_t got = read(fd, buffer.data() + done, buffer.size() - done);
-    if (got == 0) break;
+    if (got == 0) {
+      ended = true;
+      break;
+    }
     if (got > 0) {
       done += static_cast<size_t>(got);
     } else if (errno != EINTR && errno != EAGAIN) {
@@ -56,7 +64,7 @@ OsResult readPipe(int fd, MutableBytes buffer, const volatile unsigned char* sto
 
 #else
 
-OsResult readPipe(int, MutableBytes, const volatile unsigned char*) { return OsResult::unsupported(); }
+OsResult readPipe(int, MutableBytes, bool&) { return OsResult::unsupported(); }
 
 #endif
 

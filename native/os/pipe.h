@@ -7,9 +7,9 @@
 
 namespace qcow2 {
 
-// Reads from the descriptor's own position until `buffer` is full, the input ends, or `*stop` is no longer 0, which is
-// looked at ten times a second. The value is the bytes read. Not on Windows.
-OsResult readPipe(int fd, MutableBytes buffer, const volatile unsigned char* stop);
+// Reads from the descriptor's own position until `buffer` is full, the input ends, nothing has come for a moment, or others
+// should have the thread. The value is the bytes read; `ended` tells whether these were the last. Not on Windows.
+OsResult readPipe(int fd, MutableBytes buffer, bool& ended);
 
 }  // namespace qcow2
 

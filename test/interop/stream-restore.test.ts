@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, createReadStream, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
+import { constants, deflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import {
   create,
@@ -122,6 +123,45 @@ describe('more than is in memory at once', () => {
   });
 });
 
+it('compressed data that ends with zeros, behind which comes its table', async () => {
+  const clusterSize = 4 * KiB;
+  const storage = new MemoryStorage();
+  await (await create(storage, 4 * MiB, { clusterSize })).close();
+  const front = Buffer.alloc(await storage.size());
+  await storage.read(front, 0);
+  const first = Math.ceil(front.length / clusterSize) * clusterSize;
+  const bytes = Buffer.concat([front], first + 3 * clusterSize);
+  const data = first + clusterSize;
+  // The second stream begins in the last sector of the first, and its last block is 1096 zeros, stored.
+  const one = deflateRawSync(Buffer.alloc(clusterSize, 'text'));
+  const text = deflateRawSync(Buffer.alloc(3000, 'more'), { finishFlush: constants.Z_SYNC_FLUSH });
+  const two = Buffer.concat([text, Buffer.from([1, 0x48, 0x04, 0xb7, 0xfb]), Buffer.alloc(1096)]);
+  bytes.set(one, data);
+  bytes.set(two, data + one.length);
+  const l1 = Number(front.readBigUInt64BE(40));
+  const entry = (at: number, end: number): bigint =>
+    (1n << 62n) | (BigInt(Math.floor((end - 1) / 512) - Math.floor(at / 512)) << 58n) | BigInt(at);
+  for (const [index, table, at, end] of [
+    [0, first, data, data + one.length],
+    [1, first + 2 * clusterSize, data + one.length, data + one.length + two.length],
+  ] as const) {
+    bytes.writeBigUInt64BE((1n << 63n) | BigInt(table), l1 + 8 * index);
+    bytes.writeBigUInt64BE(entry(at, end), table);
+  }
+  await writeFile(path('image'), bytes);
+  // Piece by piece where no zeros are looked for, and by native jobs.
+  for (const [size, sparseSize] of [
+    [100, 0],
+    [bytes.length, 0],
+    [100, 4096],
+  ] as const) {
+    const input = Readable.from(chunks(bytes, () => size));
+    await fromQcow2Stream(input, path('out'), { ...unflushed, sparseSize });
+    const { same, output } = await qemuCompare(path('image'), path('out'), { b: 'raw' });
+    expect(same, output).toBe(true);
+  }
+});
+
 describe('wrong streams', () => {
   it('hostile images are restored as a file of them is read, or refused', async () => {
     const cases = corpus().filter(({ outcome }) =>
@@ -232,6 +272,25 @@ describe.skipIf(process.platform === 'win32')('a descriptor', () => {
     await expect(job).rejects.toBe(reason);
     closeSync(fd);
     closeSync(writer);
+  });
+
+  it('writers that say nothing keep nobody else waiting', async () => {
+    const fds = Array.from({ length: 9 }, (_, at) => {
+      execFileSync('mkfifo', [path(`silent${at}`)]);
+      return openSync(path(`silent${at}`), 'r+');
+    });
+    const controller = new AbortController();
+    const { signal } = controller;
+    const jobs = fds.map((fd, at) =>
+      fromQcow2Stream(new DescriptorStream(fd), path(`out${at}`), { targetFormat: 'raw', signal }),
+    );
+    const outcomes = Promise.allSettled(jobs);
+    // As many as the pool has threads.
+    await Promise.all(Array.from({ length: 4 }, async () => readFile(path('raw')).catch(() => null)));
+    const reason = new Error('enough');
+    controller.abort(reason);
+    expect(await outcomes).toEqual(jobs.map(() => ({ status: 'rejected', reason })));
+    for (const fd of fds) closeSync(fd);
   });
 
   it('what cannot be read is an error', async () => {
