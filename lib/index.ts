@@ -32,11 +32,11 @@ export {
   type RequestStats,
 } from './io/statistics.js';
 export type { AmendOptions } from './operations/amend.js';
-export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
+export type { AddKeyOptions, RemoveKeyOptions } from './operations/amend/keys.js';
 export { dehydrate, type DehydrateOptions } from './operations/dehydrate.js';
 export { rehydrate, type RehydrateOptions } from './operations/rehydrate.js';
-export type { CompactOptions, CompactReport } from './operations/compact-job.js';
-export type { Checkpoint, Resumable } from './operations/checkpoint.js';
+export type { CompactOptions, CompactReport } from './operations/compact/job.js';
+export type { Checkpoint, Resumable } from './operations/jobs/checkpoint.js';
 export type { CommitOptions } from './operations/commit.js';
 export type { BackingName, RebaseOptions } from './operations/rebase.js';
 export { BlockSet, type BlockRun, type ByteRun } from './operations/block-set.js';
@@ -62,7 +62,7 @@ export {
   type LayerPicture,
   type PartList,
   type PictureOptions,
-} from './operations/picture-record.js';
+} from './operations/picture/record.js';
 export { measure, type EmptyDisk, type MeasureOptions, type Measurement } from './operations/measure.js';
 export type {
   ImageInfo,
@@ -87,9 +87,9 @@ export type {
   FindingKind,
   RepairTier,
   Severity,
-} from './operations/check-report.js';
+} from './operations/check/report.js';
 export { convert, type ConvertOptions } from './operations/convert.js';
-export { resizeRaw, type ResizeRawOptions } from './operations/resize-raw.js';
+export { resizeRaw, type ResizeRawOptions } from './operations/resize/raw.js';
 export type { CreateSnapshotOptions, Snapshots } from './operations/snapshots.js';
 export type { ResizeOptions } from './operations/resize.js';
 export type {

@@ -164,7 +164,7 @@ const alreadyOpen = (disk: Disk | null): OpenedBelow | null => (disk === null ? 
 export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher | null): GuestImage {
   const { header, storage } = image;
   image.allocator.onShortFile(async () => {
-    const { refuseCutFile } = await import('./operations/cut-file.js');
+    const { refuseCutFile } = await import('./operations/repair/cut-file.js');
     await refuseCutFile(image);
   });
   return {
@@ -175,7 +175,7 @@ export function makeGuest(image: Image, backing: Disk | null, cipher: DataCipher
     backing,
     cipher,
     bitmaps: new DirtyBitmaps(image, async () => {
-      const { knownReferences } = await import('./operations/known-references.js');
+      const { knownReferences } = await import('./operations/check/known-references.js');
       return knownReferences(image);
     }),
   };

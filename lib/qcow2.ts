@@ -16,11 +16,11 @@ import type { TableCache } from './metadata/table-cache.js';
 import { defaultCacheBytes, makeGuest, openAnyDisk, openImage } from './open.js';
 import type { Below, ChainContext, Opened } from './open.js';
 import type { AmendOptions } from './operations/amend.js';
-import type { AddKeyOptions, RemoveKeyOptions } from './operations/amend-keys.js';
+import type { AddKeyOptions, RemoveKeyOptions } from './operations/amend/keys.js';
 import { Bitmaps, type Access } from './operations/bitmaps.js';
-import type { CheckOptions, CheckReport } from './operations/check-report.js';
+import type { CheckOptions, CheckReport } from './operations/check/report.js';
 import type { CommitOptions } from './operations/commit.js';
-import type { CompactOptions, CompactReport } from './operations/compact-job.js';
+import type { CompactOptions, CompactReport } from './operations/compact/job.js';
 import type { ImageInfo } from './operations/info-report.js';
 import { gatherInfo } from './operations/info.js';
 import type { BackingName, RebaseOptions } from './operations/rebase.js';
@@ -278,7 +278,7 @@ export class Qcow2 implements WritableDisk {
       image.committer.assertSound();
       const { checkBackingName, rebaseImage } = await import('./operations/rebase.js');
       checkBackingName(image, to, options);
-      const { openNewBacking } = await import('./operations/new-backing.js');
+      const { openNewBacking } = await import('./operations/chain/new-backing.js');
       const backing = to === null ? null : await openNewBacking(this.#opened, to, isSafe, chain);
       try {
         await rebaseImage(this.#opened, to, backing, options);
@@ -333,7 +333,7 @@ export class Qcow2 implements WritableDisk {
   addKey(options: AddKeyOptions): Promise<number> {
     return this.#requests.alone(async () => {
       assertChangeable(this.#guest.image);
-      const { addKey } = await import('./operations/amend-keys.js');
+      const { addKey } = await import('./operations/amend/keys.js');
       return addKey(this.#guest.image, options);
     });
   }
@@ -346,7 +346,7 @@ export class Qcow2 implements WritableDisk {
   removeKey(options: RemoveKeyOptions): Promise<void> {
     return this.#requests.alone(async () => {
       assertChangeable(this.#guest.image);
-      const { removeKey } = await import('./operations/amend-keys.js');
+      const { removeKey } = await import('./operations/amend/keys.js');
       return removeKey(this.#guest.image, options);
     });
   }

@@ -1,5 +1,5 @@
 /** What `check` prints about its findings, for people and as JSON. */
-import type { CheckReport, Finding } from '../operations/check-report.js';
+import type { CheckReport, Finding } from '../operations/check/report.js';
 import type { JsonObject } from './json.js';
 import { twoDecimals } from './rounding.js';
 

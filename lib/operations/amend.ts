@@ -19,12 +19,12 @@ import { Image } from '../metadata/image.js';
 import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { makeGuest } from '../open.js';
 import { readExactly } from '../storage/storage.js';
-import { expandZeroClusters } from './expand-zero-clusters.js';
-import { JobParts, type PartedJob } from './job-parts.js';
-import { changeRefcountWidth } from './refcount-width.js';
-import { requireSound } from './require-sound.js';
+import { expandZeroClusters } from './amend/expand-zero-clusters.js';
+import { JobParts, type PartedJob } from './jobs/parts.js';
+import { changeRefcountWidth } from './amend/refcount-width.js';
+import { requireSound } from './repair/require-sound.js';
 import { resizeGuest } from './resize.js';
-import { refuseForVersion2 } from './version-2-snapshots.js';
+import { refuseForVersion2 } from './amend/version-2-snapshots.js';
 
 /**
  * A crash leaves the image as it was or as it is to be after each change. Only where the first cluster has no room for a

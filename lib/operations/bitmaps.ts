@@ -19,9 +19,9 @@ import { setBits } from '../metadata/bit-page.js';
 import { BitmapBits, type DirtyExtent } from '../metadata/bitmap-bits.js';
 import { BitmapTable } from '../metadata/bitmap-table.js';
 import { isEnabled, isInconsistent, type BitmapState } from '../metadata/dirty-bitmaps.js';
-import type { CheckProgress } from './check-reader.js';
+import type { CheckProgress } from './check/reader.js';
 import { runsWithin } from './intersect.js';
-import { JobParts, type PartedJob } from './job-parts.js';
+import { JobParts, type PartedJob } from './jobs/parts.js';
 import { quote } from '../format/text.js';
 
 /** Bits looked at in one go. */

@@ -2,7 +2,7 @@
 import { invalidArgValue, outOfRange, Qcow2Error } from '../errors.js';
 import { toBytes } from '../format/units.js';
 import { BitOperation, native } from '../native.js';
-import { pauses } from './pauses.js';
+import { pauses } from './jobs/pauses.js';
 
 /** A run of guest bytes. */
 export interface ByteRun {

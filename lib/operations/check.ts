@@ -1,14 +1,14 @@
 /** Looking for everything that is wrong with an image's metadata. Changes nothing. */
 import type { Image } from '../metadata/image.js';
-import { CheckContext } from './check-context.js';
-import { reportCopied } from './check-copied.js';
-import { Findings } from './check-findings.js';
-import type { DiskStatistics } from './check-l2.js';
-import { reportOverlaps } from './check-overlaps.js';
-import { CheckProgress } from './check-reader.js';
-import { reportRefcounts, storedRefcounts, type RefcountSummary } from './check-refcounts.js';
-import { countReferences } from './check-references.js';
-import type { CheckOptions, CheckReport } from './check-report.js';
+import { CheckContext } from './check/context.js';
+import { reportCopied } from './check/copied.js';
+import { Findings } from './check/findings.js';
+import type { DiskStatistics } from './check/l2.js';
+import { reportOverlaps } from './check/overlaps.js';
+import { CheckProgress } from './check/reader.js';
+import { reportRefcounts, storedRefcounts, type RefcountSummary } from './check/refcounts.js';
+import { countReferences } from './check/references.js';
+import type { CheckOptions, CheckReport } from './check/report.js';
 
 /** What a check found, with the counts that a repair needs. */
 export interface Examination {

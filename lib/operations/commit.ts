@@ -18,13 +18,13 @@ import type { Image } from '../metadata/image.js';
 import type { Opened } from '../open.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import type { Storage } from '../storage/storage.js';
-import { Checkpoints, defaultInterval, type Resumable } from './checkpoint.js';
-import { CommitFiles } from './commit-files.js';
-import type { Stretch } from './commit-plan.js';
-import { defaultConcurrency, inOrder } from './in-order.js';
-import { Pace, type Paced } from './pace.js';
-import { reopenBacking, type GrowableDisk, type OpenBelow } from './reopen-backing.js';
-import { trimFile } from './trim-file.js';
+import { Checkpoints, defaultInterval, type Resumable } from './jobs/checkpoint.js';
+import { CommitFiles } from './chain/commit-files.js';
+import type { Stretch } from './chain/commit-plan.js';
+import { defaultConcurrency, inOrder } from './jobs/in-order.js';
+import { Pace, type Paced } from './jobs/pace.js';
+import { reopenBacking, type GrowableDisk, type OpenBelow } from './chain/reopen-backing.js';
+import { trimFile } from './resize/trim-file.js';
 
 export interface CommitOptions extends Job, Paced, Resumable {
   /** How far down: 1 (default) is the backing file, 2 the one below it, and so on. */

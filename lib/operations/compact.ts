@@ -10,16 +10,16 @@ import { cryptSectorSize } from '../io/encryption/crypt-sector.js';
 import type { Pause } from '../io/gate.js';
 import type { GuestImage } from '../io/guest-image.js';
 import type { Image } from '../metadata/image.js';
-import { moveAreas } from './compact-areas.js';
-import { dropEmptyTables, moveOwnData } from './compact-data.js';
-import { CompactJob, type CompactOptions, type CompactReport } from './compact-job.js';
-import { clearForOrder } from './compact-order.js';
-import { moveSharedData } from './compact-shared.js';
-import { dropLastBlocks, moveL2Tables, moveRefcountBlocks, shrinkRefcountTable } from './compact-tables.js';
-import { dropZeroes } from './compact-zeroes.js';
+import { moveAreas } from './compact/areas.js';
+import { dropEmptyTables, moveOwnData } from './compact/data.js';
+import { CompactJob, type CompactOptions, type CompactReport } from './compact/job.js';
+import { clearForOrder } from './compact/order.js';
+import { moveSharedData } from './compact/shared.js';
+import { dropLastBlocks, moveL2Tables, moveRefcountBlocks, shrinkRefcountTable } from './compact/tables.js';
+import { dropZeroes } from './compact/zeroes.js';
 import { checkGuest } from './repair.js';
-import { requireSound } from './require-sound.js';
-import { trimFile } from './trim-file.js';
+import { requireSound } from './repair/require-sound.js';
+import { trimFile } from './resize/trim-file.js';
 
 /** Against a guest that writes as fast as clusters are moved. */
 const maxPasses = 16;

@@ -5,9 +5,9 @@ import { queryRange, type Range } from '../io/disk-queries.js';
 import { native } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { settleAll } from '../storage/settle.js';
-import { FileComparison } from './compare-files.js';
-import { FilePlan } from './file-plan.js';
-import { defaultConcurrency, inOrder } from './in-order.js';
+import { FileComparison } from './files/comparison.js';
+import { FilePlan } from './files/plan.js';
+import { defaultConcurrency, inOrder } from './jobs/in-order.js';
 import { largestCluster } from './layers.js';
 
 /** A range in which two disks differ. */

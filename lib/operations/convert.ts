@@ -10,15 +10,15 @@ import { closeAll } from '../storage/closable.js';
 import { openSource, type Source } from '../storage/open-source.js';
 import type { Storage } from '../storage/storage.js';
 import { UnflushedStorage } from '../storage/unflushed.js';
-import { copyDisk, type CopyPlan } from './copy-disk.js';
-import { DiskTarget, OverlayTarget, RawTarget, type CopyTarget, type Writer } from './copy-target.js';
-import type { Treatment } from './copy-spans.js';
-import { CompressedFreshTarget } from './compressed-fresh-target.js';
-import { FreshTarget } from './fresh-target.js';
-import { reserveRaw } from './resize-raw.js';
-import { Checkpoints, type Resumable } from './checkpoint.js';
+import { copyDisk, type CopyPlan } from './copy/disk.js';
+import { DiskTarget, OverlayTarget, RawTarget, type CopyTarget, type Writer } from './copy/target.js';
+import type { Treatment } from './copy/spans.js';
+import { CompressedFreshTarget } from './copy/compressed-fresh-target.js';
+import { FreshTarget } from './copy/fresh-target.js';
+import { reserveRaw } from './resize/raw.js';
+import { Checkpoints, type Resumable } from './jobs/checkpoint.js';
 import { filesBehind, identitiesBehind, layersOf } from './layers.js';
-import type { Paced } from './pace.js';
+import type { Paced } from './jobs/pace.js';
 
 /** With `keepTarget` a copy can be resumed: see {@link Resumable}. */
 export interface ConvertOptions extends Job, Paced, Resumable {

@@ -26,7 +26,7 @@ import type { Image } from '../metadata/image.js';
 import { native } from '../native.js';
 import type { CreateOptions } from '../options.js';
 import type { Storage } from '../storage/storage.js';
-import { refuseLargeL1 } from './l1-table.js';
+import { refuseLargeL1 } from './resize/l1-table.js';
 import type { Preallocation } from './preallocate.js';
 
 const refcountWidths = [1, 2, 4, 8, 16, 32, 64];

@@ -23,11 +23,11 @@ import type { Source } from '../options.js';
 import { MemoryStorage } from '../storage/memory.js';
 import { openSource, refuseOwnSource } from '../storage/open-source.js';
 import { readPadded, type Storage } from '../storage/storage.js';
-import { CheckContext } from './check-context.js';
-import { Findings } from './check-findings.js';
-import { CheckProgress } from './check-reader.js';
-import { countReferences } from './check-references.js';
-import { metadataParts, type MetadataPart } from './metadata-parts.js';
+import { CheckContext } from './check/context.js';
+import { Findings } from './check/findings.js';
+import { CheckProgress } from './check/reader.js';
+import { countReferences } from './check/references.js';
+import { metadataParts, type MetadataPart } from './dehydrate/metadata-parts.js';
 
 /** Zeros in blocks of this size are left out. */
 const blockSize = 4096;

@@ -6,7 +6,7 @@ import { native } from '../native.js';
 import type { ImageFormat, OpenOptions, Source } from '../options.js';
 import { openSourceDisk } from './convert.js';
 import { Digester, digestLengths, type HashAlgorithm } from './digester.js';
-import { defaultConcurrency, inOrder } from './in-order.js';
+import { defaultConcurrency, inOrder } from './jobs/in-order.js';
 import { storedBlocks } from './stored-blocks.js';
 import { closeAll } from '../storage/closable.js';
 

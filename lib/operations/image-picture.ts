@@ -2,16 +2,16 @@
 import { readRefcountTableEntry, tableLength, tableView } from '../format/table-entry.js';
 import { hostPartStride } from '../native/l2-picture.js';
 import type { Qcow2 } from '../qcow2.js';
-import { CheckContext } from './check-context.js';
-import { Findings } from './check-findings.js';
-import { CheckProgress } from './check-reader.js';
-import { countReferences } from './check-references.js';
-import { compareRefcounts } from './check-refcounts.js';
+import { CheckContext } from './check/context.js';
+import { Findings } from './check/findings.js';
+import { CheckProgress } from './check/reader.js';
+import { countReferences } from './check/references.js';
+import { compareRefcounts } from './check/refcounts.js';
 import { layersOf } from './layers.js';
-import { layerPicture, type HostParts } from './layer-picture.js';
-import type { FileKind, ImagePicture, PartList, PictureOptions } from './picture-record.js';
-import { addRange, emptyParts, partBytesFor, partCount } from './picture-parts.js';
-import { fileKinds } from './picture-record.js';
+import { layerPicture, type HostParts } from './picture/layer.js';
+import type { FileKind, ImagePicture, PartList, PictureOptions } from './picture/record.js';
+import { addRange, emptyParts, partBytesFor, partCount } from './picture/parts.js';
+import { fileKinds } from './picture/record.js';
 
 const defaultParts = 1024;
 const minParts = 16;

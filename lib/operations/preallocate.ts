@@ -5,7 +5,7 @@ import { native } from '../native.js';
 import { pageBytes } from '../storage/page-bytes.js';
 import { InFlight } from '../storage/settle.js';
 import { writeZeros, type Storage } from '../storage/storage.js';
-import type { PartedJob } from './job-parts.js';
+import type { PartedJob } from './jobs/parts.js';
 
 /** What is written without looking whether to stop, bytes: a multiple of every cluster size. */
 const fullChunkBytes = 64 * 1024 * 1024;

@@ -30,8 +30,8 @@ import type { ImageFormat } from '../options.js';
 import { readExactly } from '../storage/storage.js';
 import { compare, type Comparable } from './compare.js';
 import { layersOf, type Layer } from './layers.js';
-import { RebaseFiles } from './rebase-files.js';
-import { replaceBacking } from './reopen-backing.js';
+import { RebaseFiles } from './chain/rebase-files.js';
+import { replaceBacking } from './chain/reopen-backing.js';
 
 /** A backing file by its name as it is to stand in the image. */
 export interface BackingName {

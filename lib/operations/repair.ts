@@ -12,14 +12,14 @@ import type { GuestImage } from '../io/guest-image.js';
 import { log } from '../log.js';
 import type { Image } from '../metadata/image.js';
 import { examine, reportOf, type Examination } from './check.js';
-import { correctCopied } from './check-copied.js';
-import type { CheckContext } from './check-context.js';
-import { defaultMaxFindings } from './check-findings.js';
-import { CheckProgress } from './check-reader.js';
-import { compareRefcounts, type RefcountRun } from './check-refcounts.js';
-import type { CheckOptions, CheckReport, Finding } from './check-report.js';
-import { separateData } from './repair-shared.js';
-import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from './rebuild-refcounts.js';
+import { correctCopied } from './check/copied.js';
+import type { CheckContext } from './check/context.js';
+import { defaultMaxFindings } from './check/findings.js';
+import { CheckProgress } from './check/reader.js';
+import { compareRefcounts, type RefcountRun } from './check/refcounts.js';
+import type { CheckOptions, CheckReport, Finding } from './check/report.js';
+import { separateData } from './repair/shared.js';
+import { countForRebuild, forgetOldRefcounts, rebuildRefcountStructure } from './repair/rebuild-refcounts.js';
 
 /** Changed refcounts that may gather in memory, bytes. */
 const maxDirtyBytes = 16 * 1024 * 1024;

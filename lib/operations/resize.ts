@@ -7,13 +7,13 @@ import { guestExtents } from '../io/extents.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { zeroLocked } from '../io/zero.js';
 import type { Image } from '../metadata/image.js';
-import type { CheckProgress } from './check-reader.js';
-import { JobParts, type PartedJob } from './job-parts.js';
-import { growL1 } from './l1-table.js';
-import { refuseLowRefcounts } from './low-refcounts.js';
+import type { CheckProgress } from './check/reader.js';
+import { JobParts, type PartedJob } from './jobs/parts.js';
+import { growL1 } from './resize/l1-table.js';
+import { refuseLowRefcounts } from './check/low-refcounts.js';
 import { preallocate, type PreallocatedAs, type Preallocation } from './preallocate.js';
-import { countTree, dropTree, type SnapshotTree } from './snapshot-tree.js';
-import { trimFile } from './trim-file.js';
+import { countTree, dropTree, type SnapshotTree } from './snapshots/tree.js';
+import { trimFile } from './resize/trim-file.js';
 
 /** Progress is in bytes of the disk that come or go. Stopped before the new size counts, the disk keeps its old one. */
 export interface ResizeOptions extends PartedJob {

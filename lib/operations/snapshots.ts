@@ -21,13 +21,13 @@ import { Image } from '../metadata/image.js';
 import { readSnapshotTable, replaceSnapshotTable } from '../metadata/snapshot-table-io.js';
 import { readExactly } from '../storage/storage.js';
 import type { Access } from './bitmaps.js';
-import { setMissingCopied } from './copied-flags.js';
+import { setMissingCopied } from './snapshots/copied-flags.js';
 import type { SnapshotInfo } from './info-report.js';
 import { snapshotInfo } from './info.js';
-import { JobParts, type PartedJob } from './job-parts.js';
-import { refuseLowRefcounts } from './low-refcounts.js';
-import { freeL1, refcountWeight, shareTree, unshareTree, type SharedL1 } from './share-tree.js';
-import { countTree, dropTree, sharedL1, type SnapshotTree } from './snapshot-tree.js';
+import { JobParts, type PartedJob } from './jobs/parts.js';
+import { refuseLowRefcounts } from './check/low-refcounts.js';
+import { freeL1, refcountWeight, shareTree, unshareTree, type SharedL1 } from './snapshots/share-tree.js';
+import { countTree, dropTree, sharedL1, type SnapshotTree } from './snapshots/tree.js';
 import { quote } from '../format/text.js';
 
 /** QEMU keeps names in fields of 256 bytes, with a NUL at the end. */

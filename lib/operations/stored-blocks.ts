@@ -6,7 +6,7 @@ import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
 import { Qcow2 } from '../qcow2.js';
 import { BlockSet } from './block-set.js';
-import { pauses } from './pauses.js';
+import { pauses } from './jobs/pauses.js';
 
 /** Where the runs found go. */
 interface Sink {

@@ -11,7 +11,7 @@ import { readL1Entry, tableView, writeL1Entry, writeRefcountTableEntry } from '.
 import { compressClusters } from '../io/codec.js';
 import { native } from '../native.js';
 import { firstCluster, type Layout } from '../operations/create.js';
-import { inOrder } from '../operations/in-order.js';
+import { inOrder } from '../operations/jobs/in-order.js';
 import type { Announce } from './byte-source.js';
 import { nonZeroRuns, readClusters, type ClusterChunk, type Contents } from './contents.js';
 import { Packing } from './packing.js';

@@ -2,7 +2,7 @@
 import type { Disk } from '../disk.js';
 import { alignUp } from '../format/units.js';
 import { BlockSet, type ByteRun } from '../operations/block-set.js';
-import { inOrder } from '../operations/in-order.js';
+import { inOrder } from '../operations/jobs/in-order.js';
 import { storedBlocks } from '../operations/stored-blocks.js';
 import { native } from '../native.js';
 

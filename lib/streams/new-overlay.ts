@@ -4,8 +4,8 @@ import type { Range } from '../io/disk-queries.js';
 import type { GuestImage } from '../io/guest-image.js';
 import { writeGuest } from '../io/write.js';
 import { native } from '../native.js';
-import type { Chunk, CopyTarget } from '../operations/copy-target.js';
-import type { Turn } from '../operations/turns.js';
+import type { Chunk, CopyTarget } from '../operations/copy/target.js';
+import type { Turn } from '../operations/jobs/turns.js';
 
 export class NewOverlay implements CopyTarget {
   readonly unit: number;

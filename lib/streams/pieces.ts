@@ -13,7 +13,7 @@ import { checkPlace } from '../io/read.js';
 import { readHeader } from '../metadata/header-io.js';
 import { invalidRun } from '../metadata/run.js';
 import { RunKind } from '../native.js';
-import { inOrder } from '../operations/in-order.js';
+import { inOrder } from '../operations/jobs/in-order.js';
 import type { StreamStorage } from '../storage/stream.js';
 import { RunQueue, type QueuedRun } from './run-queue.js';
 

@@ -1,7 +1,7 @@
 /** Where everything is in an uncompressed stream: header, refcounts, L1 table, L2 tables, data, in this order. */
 import { l1EntriesFor, tableEntrySize, type Geometry } from '../format/geometry.js';
 import { hostOffset } from '../format/units.js';
-import { refuseLargeL1 } from '../operations/l1-table.js';
+import { refuseLargeL1 } from '../operations/resize/l1-table.js';
 import { refcountClusters } from '../operations/measure.js';
 import type { TablePlaces } from '../operations/create.js';
 import type { Contents } from './contents.js';

@@ -1,9 +1,9 @@
 /** Runs of a stream as the units and pieces that native jobs take. */
 import { alignDown } from '../format/units.js';
 import { transferStride, type Codec } from '../native.js';
-import type { Batch } from '../operations/copy-batches.js';
-import type { PlainFile } from '../operations/plain-file.js';
-import { RowTable } from '../operations/row-table.js';
+import type { Batch } from '../operations/files/batches.js';
+import type { PlainFile } from '../operations/files/plain-file.js';
+import { RowTable } from '../operations/files/row-table.js';
 import type { QueuedRun } from './run-queue.js';
 
 /** A run, or a part of one, and where its bytes are now. */

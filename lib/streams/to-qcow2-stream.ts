@@ -5,7 +5,7 @@ import type { CreateOptions, ImageFormat, OpenOptions, Source } from '../options
 import type { ByteRun } from '../operations/block-set.js';
 import { openSourceDisk } from '../operations/convert.js';
 import { firstCluster, planLayout, refuseUnfitting, type Layout } from '../operations/create.js';
-import { pauses } from '../operations/pauses.js';
+import { pauses } from '../operations/jobs/pauses.js';
 import { SizedStream, type Announce } from './byte-source.js';
 import { compressedImage, compressedPlaces } from './compressed.js';
 import { chooseContents, readClusters, type Contents } from './contents.js';

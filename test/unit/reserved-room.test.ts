@@ -2,7 +2,7 @@
 import { expect, it } from 'vitest';
 import { create, MemoryStorage, open } from '../../lib/index.js';
 import { transferStride } from '../../lib/native.js';
-import { ReservedRoom } from '../../lib/operations/reserved-room.js';
+import { ReservedRoom } from '../../lib/operations/copy/reserved-room.js';
 import { HeldStorage, systemError } from '../support/held-storage.js';
 import { inspectImage } from '../support/image-invariants.js';
 

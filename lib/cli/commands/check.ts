@@ -10,7 +10,7 @@ import type { Qcow2 } from '../../index.js';
 import { interruptible } from '../interrupt.js';
 import { isQcow2 } from '../is-qcow2.js';
 import { toJson } from '../json.js';
-import type { CheckReport } from '../../operations/check-report.js';
+import type { CheckReport } from '../../operations/check/report.js';
 import { spec } from '../specs/check.js';
 import { withProgress } from '../progress.js';
 import { outputFormat } from '../output-format.js';

@@ -7,7 +7,7 @@ import type { ImageName } from '../image-name.js';
 import { interruptible } from '../interrupt.js';
 import { MemoryStorage } from '../../index.js';
 import type { ImageInfo } from '../../index.js';
-import type { CheckReport } from '../../operations/check-report.js';
+import type { CheckReport } from '../../operations/check/report.js';
 import { isQcow2 } from '../is-qcow2.js';
 import { infoText } from '../print-info.js';
 import { spec } from '../specs/inspect.js';

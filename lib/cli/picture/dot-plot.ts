@@ -1,5 +1,5 @@
 /** The plot of places: a dot wherever a part of the disk (from left to right) is stored in a part of the file (down). */
-import type { ImagePicture } from '../../operations/picture-record.js';
+import type { ImagePicture } from '../../operations/picture/record.js';
 
 /** Shares of a part of the disk from which a dot is darker. */
 const levels = [0, 0.02, 0.1, 0.4] as const;

@@ -1,6 +1,6 @@
 /** The picture as one SVG file, for reports and documents. */
-import { fileKinds, guestKinds } from '../../operations/picture-record.js';
-import type { ImagePicture, PartList } from '../../operations/picture-record.js';
+import { fileKinds, guestKinds } from '../../operations/picture/record.js';
+import type { ImagePicture, PartList } from '../../operations/picture/record.js';
 import { dotPaths } from './dot-plot.js';
 import { fileText, guestText } from './kinds.js';
 import { stripHeight, stripPaths } from './strip.js';

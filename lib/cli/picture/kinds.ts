@@ -1,5 +1,5 @@
 /** What the kinds of a picture are called, and the words that explain them. */
-import type { FileKind, GuestKind } from '../../operations/picture-record.js';
+import type { FileKind, GuestKind } from '../../operations/picture/record.js';
 
 export interface KindText {
   readonly label: string;

@@ -1,7 +1,7 @@
 /** One self-contained page that shows an image: drawings, the numbers behind them, and a script to move about in them. */
 import { createHash } from 'node:crypto';
-import { fileKinds, guestKinds } from '../../operations/picture-record.js';
-import type { ImagePicture, LayerPicture, PartList } from '../../operations/picture-record.js';
+import { fileKinds, guestKinds } from '../../operations/picture/record.js';
+import type { ImagePicture, LayerPicture, PartList } from '../../operations/picture/record.js';
 import { dotPaths } from './dot-plot.js';
 import { fileText, guestText, type KindText } from './kinds.js';
 import { pageScript } from './page-script.js';

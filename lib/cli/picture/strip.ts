@@ -1,5 +1,5 @@
 /** Strips: a disk or a file from its first byte to its last, each part a column that shows how much of it is what. */
-import type { PartList } from '../../operations/picture-record.js';
+import type { PartList } from '../../operations/picture/record.js';
 
 /** Height of a strip in its own units; its width is the number of parts. */
 export const stripHeight = 100;

@@ -1,5 +1,5 @@
 /** The numbers behind the drawings, for those who do not see them, and for those who want them exactly. */
-import type { ImagePicture, PartList } from '../../operations/picture-record.js';
+import type { ImagePicture, PartList } from '../../operations/picture/record.js';
 import type { KindText } from './kinds.js';
 import { bytesText, countText, escapeMarkup, foreignText, shareText, sum } from './text.js';
 
