@@ -260,8 +260,12 @@ export class FileStorage implements Storage {
   /** Waking a thread of the pool takes longer than writing some KiB: these have threads of their own. */
   async #writeSmall(buffer: Uint8Array, position: number): Promise<void> {
     const { length } = buffer;
-    // A descriptor that its owner has closed, and what else is wrong, the other attempt tells.
-    if (this.#fd >= 0 && (await native.writeSmall(this.#fd, buffer, position))) return;
+    try {
+      if (this.#fd >= 0 && (await native.writeSmall(this.#fd, buffer, position))) return;
+    } catch {
+      // Memory that is shared, or can shrink, is not for these threads.
+    }
+    // A descriptor that its owner has closed, and what else is wrong, this attempt tells.
     await writeFully(this.#fd, buffer, position, length);
   }
 

@@ -63,6 +63,24 @@ it('keeps what a caller writes while it changes the buffer again', async () => {
   ]);
 });
 
+it.each([
+  ['is shared', (length: number) => new SharedArrayBuffer(length)],
+  [
+    'can shrink',
+    (length: number) =>
+      Reflect.construct(ArrayBuffer, [length, { maxByteLength: 2 * length }]) as ArrayBuffer,
+  ],
+])('takes memory that %s', async (_, make) => {
+  const storage = await FileStorage.open(path('file'), { mode: 'create' });
+  for (const length of [100, maxSmallWrite, maxSmallWrite + 1]) {
+    const data = new Uint8Array(make(length));
+    data.set(pattern(length, length));
+    await storage.write(data, 0);
+    expect((await readFile(path('file'))).equals(pattern(length, length))).toBe(true);
+  }
+  await storage.close();
+});
+
 it('tells each caller of its failure, and goes on', async () => {
   await writeFile(path('file'), 'untouched');
   const handle = await open(path('file'), 'r');
