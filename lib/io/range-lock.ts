@@ -7,7 +7,8 @@ interface Entry {
   readonly start: number;
   readonly end: number;
   readonly exclusive: boolean;
-  granted: boolean;
+  /** How many of those before it are in its way: it is granted when there are none. */
+  before: number;
   grant: () => void;
 }
 
@@ -34,29 +35,25 @@ export class RangeLock {
   }
 
   #lock(start: number, end: number, exclusive: boolean): Promise<Unlock> | Unlock {
-    const entry: Entry = { start, end, exclusive, granted: false, grant: () => undefined };
-    const free = !this.#entries.some((other) => conflicts(other, entry));
+    const entry: Entry = { start, end, exclusive, before: 0, grant: () => undefined };
+    for (const other of this.#entries) if (conflicts(other, entry)) entry.before += 1;
     this.#entries.push(entry);
     const unlock = (): void => this.#unlock(entry);
-    if (free) {
-      entry.granted = true;
-      return unlock;
-    }
+    if (entry.before === 0) return unlock;
     return new Promise((resolve) => {
-      entry.grant = () => {
-        entry.granted = true;
-        resolve(unlock);
-      };
+      entry.grant = () => resolve(unlock);
     });
   }
 
+  /** Looks at each of those behind it once: there may be thousands. */
   #unlock(entry: Entry): void {
     const index = this.#entries.indexOf(entry);
     this.#entries.splice(index, 1);
     for (let i = index; i < this.#entries.length; i++) {
-      const waiting = this.#entries[i];
-      if (waiting === undefined || waiting.granted) continue;
-      if (!this.#entries.slice(0, i).some((other) => conflicts(other, waiting))) waiting.grant();
+      const later = this.#entries[i];
+      if (later === undefined || later.before === 0 || !conflicts(entry, later)) continue;
+      later.before -= 1;
+      if (later.before === 0) later.grant();
     }
   }
 }

@@ -66,6 +66,19 @@ describe('RangeLock', () => {
     expect(order).toEqual(['writer', 'late reader']);
   });
 
+  it('lets thousands that want one range have it in the order of asking', async () => {
+    const lock = new RangeLock();
+    const order: number[] = [];
+    const asking = Array.from({ length: 5000 }, async (_, number) => {
+      const unlock = await (number % 10 === 0 ? lock.exclusive(0, 10) : lock.shared(number % 9, 10));
+      order.push(number);
+      unlock();
+    });
+    await Promise.all(asking);
+    expect(order).toEqual([...order.keys()]);
+    expect(order.length).toBe(asking.length);
+  });
+
   it('grants at once, without a promise, what nothing stands against', () => {
     const lock = new RangeLock();
     expect(lock.shared(0, 10)).toBeTypeOf('function');
