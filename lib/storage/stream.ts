@@ -60,11 +60,6 @@ export class StreamStorage implements Storage {
     return this.#head;
   }
 
-  /** Bytes put aside so far. */
-  get spooled(): number {
-    return this.#spool.bytes;
-  }
-
   /**
    * Fills `buffer`; fewer bytes only where the stream ends.
    * @throws Qcow2Error `ERR_QCOW2_CORRUPT` for bytes that have passed and were not put aside; what the stream fails with

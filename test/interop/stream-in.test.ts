@@ -2,6 +2,9 @@
 import { createReadStream } from 'node:fs';
 import { copyFile, readdir, readFile, writeFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { deflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import {
   create,
@@ -310,5 +313,86 @@ describe('streams that end too early, or never', () => {
     ).rejects.toMatchObject({ code: 'ENOENT' });
     expect(stream.destroyed).toBe(true);
     await image.close();
+  });
+});
+
+describe('many small pieces put aside', () => {
+  const clusterSize = 64 * KiB;
+  const blocks = 2048;
+  const gap = 512;
+  const content = (at: number): Buffer => Buffer.alloc(clusterSize, 1 + (at % 255));
+  const common = content(-1);
+
+  /**
+   * Compressed clusters of almost 64 KiB with a gap before each. At the end comes a table for what is in the gaps.
+   * @param inGap the bytes of a gap
+   */
+  async function* stream(inGap: (at: number) => Buffer, onTable: () => void): AsyncGenerator<Buffer> {
+    const storage = new MemoryStorage();
+    await (await create(storage, 1024 * MiB, { clusterSize })).close();
+    const front = Buffer.alloc(Math.ceil((await storage.size()) / clusterSize) * clusterSize);
+    await storage.read(front, 0);
+    const l1 = Number(front.readBigUInt64BE(40));
+    const data = front.length + clusterSize;
+    const end = data + blocks * clusterSize;
+    front.writeBigUInt64BE((1n << 63n) | BigInt(front.length), l1);
+    front.writeBigUInt64BE((1n << 63n) | BigInt(end), l1 + 8);
+    const [table, last] = [Buffer.alloc(clusterSize), Buffer.alloc(clusterSize)];
+    for (let at = 0; at < blocks; at++) {
+      const place = data + at * clusterSize;
+      const sectors = BigInt(clusterSize / 512 - 2);
+      table.writeBigUInt64BE((1n << 62n) | (sectors << 54n) | BigInt(place + gap), at * 8);
+      last.writeBigUInt64BE((1n << 62n) | BigInt(place), at * 8);
+    }
+    yield front;
+    yield table;
+    const packed = Buffer.concat([deflateRawSync(common)], clusterSize - gap);
+    for (let at = 0; at < blocks; at++) {
+      yield inGap(at);
+      yield packed;
+    }
+    onTable();
+    yield last;
+  }
+
+  const packedGap = (at: number): Buffer => Buffer.concat([deflateRawSync(content(at))], gap);
+
+  it('take about the memory of their bytes, and come back', async () => {
+    setFlagsFromString('--expose-gc');
+    const collect = runInNewContext('gc') as () => void;
+    const held = (): number => {
+      collect();
+      return process.memoryUsage().arrayBuffers;
+    };
+    const before = held();
+    let grown = 0;
+    const measured = stream(packedGap, () => {
+      grown = held() - before;
+    });
+    await using reader = await readQcow2Stream(measured);
+    const seen = new Set<number>();
+    for await (const { start, data } of reader.pieces()) {
+      if (data === null) continue;
+      const isInGap = start >= 512 * MiB;
+      const at = (start % (512 * MiB)) / clusterSize;
+      expect(content(isInGap ? at : -1).equals(data), `cluster at ${start}`).toBe(true);
+      seen.add(start);
+    }
+    expect(seen.size).toBe(2 * blocks);
+    // As pages of 64 KiB they took 128 MiB.
+    expect(grown).toBeLessThan(32 * MiB);
+  });
+
+  it.each([
+    ['bytes', packedGap],
+    ['zeros', () => Buffer.alloc(gap)],
+  ])('count towards the limit: %s', async (_name, inGap) => {
+    const input = stream(inGap, () => undefined);
+    const limited = fromQcow2Stream(Readable.from(input), path('out'), {
+      targetFormat: 'raw',
+      durable: false,
+      spoolLimit: 4 * MiB,
+    });
+    await expect(limited).rejects.toMatchObject({ code: 'ERR_QCOW2_LIMIT', feature: 'spoolLimit' });
   });
 });
