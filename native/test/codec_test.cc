@@ -87,6 +87,25 @@ TEST(encodesAlikeInWhateverMemory) {
   }
 }
 
+TEST(encodesAlikeWhereverTheContextLies) {
+  // Short periods, so that the first bytes come again at once.
+  constexpr size_t kContexts = 48;
+  constexpr size_t kSize = 512;
+  std::vector<CodecContext> contexts(kContexts);
+  for (uint64_t seed = 0; seed < 1500; ++seed) {
+    Random random(seed);
+    const size_t period = 1 + random.below(12);
+    ByteMemory cluster(kSize);
+    for (size_t at = 0; at < kSize; ++at) {
+      cluster[at] = at < period ? static_cast<unsigned char>('0' + random.below(10)) : cluster[at - period];
+    }
+    const ByteMemory expected = encoded(contexts[0], Codec::kDeflate, 1, cluster);
+    for (CodecContext& context : contexts) {
+      CHECK(same(encoded(context, Codec::kDeflate, 1, cluster), expected));
+    }
+  }
+}
+
 TEST(encodesAlikeWhateverCameBefore) {
   for (const Codec codec : kCodecs) {
     const int levels[] = {1, 3, highestLevel(codec)};
