@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { closeSync, createReadStream, openSync, readFileSync, statSync, writeSync } from 'node:fs';
 import { readFile, writeFile } from 'node:fs/promises';
 import { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import { constants, deflateRawSync } from 'node:zlib';
 import { describe, expect, it } from 'vitest';
 import {
@@ -292,6 +293,40 @@ describe.skipIf(process.platform === 'win32')('a descriptor', () => {
     expect(await outcomes).toEqual(jobs.map(() => ({ status: 'rejected', reason })));
     for (const fd of fds) closeSync(fd);
   });
+
+  // Elsewhere a pipe cannot be opened once more.
+  it.skipIf(process.platform !== 'linux')(
+    'readers of one pipe end when they are aborted, and when the writer closes',
+    async () => {
+      execFileSync('mkfifo', [path('shared')]);
+      const writer = openSync(path('shared'), 'r+');
+      const fd = openSync(path('shared'), 'r');
+      const reason = new Error('enough');
+      const buffers = [0, 1, 2].map(() => new Uint8Array(MiB));
+      // Several are told of a byte, and one gets it.
+      const writeMany = (): void => {
+        for (let at = 0; at < 2000; at++) writeSync(writer, 'x');
+      };
+      for (let round = 0; round < 20; round++) {
+        const controller = new AbortController();
+        const { signal } = controller;
+        const reads = Promise.allSettled(
+          buffers.map((buffer) => new DescriptorStream(fd, { signal }).fill(buffer)),
+        );
+        await delay(5);
+        writeMany();
+        controller.abort(reason);
+        expect(await reads).toEqual(buffers.map(() => ({ status: 'rejected', reason })));
+      }
+      const reads = Promise.all(buffers.map((buffer) => new DescriptorStream(fd).fill(buffer)));
+      await delay(5);
+      writeMany();
+      closeSync(writer);
+      const total = (await reads).reduce((sum, got) => sum + got, 0);
+      expect(total).toBeGreaterThanOrEqual(2000);
+      closeSync(fd);
+    },
+  );
 
   it('what cannot be read is an error', async () => {
     const fd = openSync(path(), 'r');
