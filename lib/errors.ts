@@ -1,4 +1,5 @@
 /** The errors of this package: one class for what is wrong with an image, Node's own kinds for wrong arguments. */
+import { quote, visible } from './format/text.js';
 
 /** Every code a {@link Qcow2Error} can carry, with what it stands for. */
 export const errorCodes = {
@@ -71,7 +72,8 @@ export class Qcow2Error extends Error {
    * @param details where it was found, and what led to it
    */
   constructor(code: Qcow2ErrorCode, message: string, details: Qcow2ErrorDetails = {}) {
-    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+    // Names of files may come from images.
+    super(visible(message), details.cause === undefined ? undefined : { cause: details.cause });
     this.code = code;
     if (details.offset !== undefined) this.offset = details.offset;
     if (details.feature !== undefined) this.feature = details.feature;
@@ -98,13 +100,22 @@ export function invalidArgValue(name: string, reason: string, received: unknown)
   return Object.assign(error, { code: 'ERR_INVALID_ARG_VALUE' });
 }
 
+/** A system error, whose message has the path as it is, with that shown as text; its `path` stays. Others are left alone. */
+export function withVisiblePath(error: unknown): unknown {
+  if (!(error instanceof Error && 'syscall' in error)) return error;
+  const { message, stack } = error;
+  error.message = visible(message);
+  if (stack !== undefined) error.stack = stack.replace(message, () => error.message);
+  return error;
+}
+
 /** Whether an error is a {@link Qcow2Error} with one of these codes. */
 export function hasCode(error: unknown, ...codes: Qcow2ErrorCode[]): error is Qcow2Error {
   return error instanceof Qcow2Error && codes.includes(error.code);
 }
 
 function show(value: unknown): string {
-  if (typeof value === 'string') return JSON.stringify(value.length > 64 ? `${value.slice(0, 64)}…` : value);
+  if (typeof value === 'string') return quote(value.length > 64 ? `${value.slice(0, 64)}…` : value);
   if (typeof value === 'bigint') return `${String(value)}n`;
   if (typeof value === 'object' && value !== null) return `an instance of ${value.constructor.name}`;
   return String(value);

@@ -8,9 +8,9 @@ export interface Context {
   readonly out: Output;
   /** Where a person watches; null when nobody does, or the program stands in for qemu-img. */
   readonly terminal: Terminal | null;
-  /** Prints text to standard error as it is. */
-  readonly say: (text: string) => void;
-  /** Prints a line behind the program's name on standard error. */
+  /** Prints a line on standard error, as plain text whatever is in it: names inside an image are anybody's. */
+  readonly say: (line: string) => void;
+  /** The same, behind the program's name. */
   readonly complain: (message: string) => void;
 }
 

@@ -2,7 +2,7 @@
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { getSystemErrorMap } from 'node:util';
-import { Failure, isTold } from './failure.js';
+import { Failure, isTold, type Lines } from './failure.js';
 import { Qcow2Error } from '../errors.js';
 
 /** What the C library calls the errors that files meet. */
@@ -82,7 +82,7 @@ export interface Concerned {
 /** The reason behind `Could not open '...':` and the like, and a hint to print after it. */
 export interface Reason {
   text: string;
-  hint?: string;
+  hint?: Lines;
 }
 
 /** Why an image could not be used. */

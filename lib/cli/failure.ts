@@ -1,13 +1,20 @@
 /** The ways a command ends early: what to tell the user, and with which exit code. */
+import type { Context } from './context.js';
 
-/** A message for the user; each of its lines is printed behind the program's name, the hint as it is. */
+/** One line or several; a line end within a line is none, but part of a name. */
+export type Lines = string | readonly string[];
+
+/** A message for the user; each of its lines is printed behind the program's name, those of the hint as they are. */
 export class Failure extends Error {
   override readonly name: string = 'Failure';
-  readonly hint: string | null;
+  readonly lines: readonly string[];
+  readonly hint: Lines | null;
   readonly exitCode: number;
 
-  constructor(message: string, details: { hint?: string; exitCode?: number; cause?: unknown } = {}) {
-    super(message, details.cause === undefined ? undefined : { cause: details.cause });
+  constructor(message: Lines, details: { hint?: Lines; exitCode?: number; cause?: unknown } = {}) {
+    const lines = [message].flat();
+    super(lines.join('\n'), details.cause === undefined ? undefined : { cause: details.cause });
+    this.lines = lines;
     this.hint = details.hint ?? null;
     this.exitCode = details.exitCode ?? 1;
   }
@@ -26,6 +33,12 @@ export class HelpWanted extends Error {
 /** Whoever read our output has gone away: there is nobody left to tell. */
 export class BrokenPipe extends Error {
   override readonly name = 'BrokenPipe';
+}
+
+/** Prints the lines of a failure and of its hint. */
+export function tell({ lines, hint }: Failure, { say, complain }: Pick<Context, 'say' | 'complain'>): void {
+  lines.forEach(complain);
+  if (hint !== null) [hint].flat().forEach(say);
 }
 
 /** Whether an error says all there is to say as it is. */

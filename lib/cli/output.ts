@@ -1,6 +1,7 @@
 /** Standard output and standard error of a command. */
 import { fstatSync, writeSync } from 'node:fs';
 import { BrokenPipe, Failure } from './failure.js';
+import { visible } from '../format/text.js';
 import { coloured, type Style } from './terminal.js';
 
 const flushAt = 64 * 1024;
@@ -89,26 +90,13 @@ export class Output {
     }
   }
 
-  /** Text that an image or a file name brought along, fit to be shown. */
+  /**
+   * Text that an image or a file name brought along, fit to be shown: a terminal would obey it, and names inside an image are
+   * anybody's. Elsewhere it stays as it is, since programs compare names.
+   */
   foreign(text: string): string {
-    return visibleOn(this.#sink, text);
+    return this.isTerminal ? visible(text) : text;
   }
-}
-
-/** Text fit to be shown where it goes. */
-export function visibleOn({ isTerminal }: Sink, text: string): string {
-  return isTerminal ? visible(text) : text;
-}
-
-/**
- * Control characters as `\xHH`: a terminal would obey them, and names inside an image are anybody's. Elsewhere they stay,
- * since programs compare names.
- */
-function visible(text: string): string {
-  return text.replaceAll(
-    /(?!\n)\p{Cc}/gu,
-    (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`,
-  );
 }
 
 function writeFully(fd: number, bytes: Uint8Array): void {

@@ -1,7 +1,8 @@
 /** Finds the command, loads what that one needs, and turns how it ends into messages and an exit code. */
+import { visible } from '../format/text.js';
 import type { Context } from './context.js';
-import { BrokenPipe, brokenPipeExitCode, Failure, HelpWanted, UsageFailure } from './failure.js';
-import { Output, visibleOn } from './output.js';
+import { BrokenPipe, brokenPipeExitCode, Failure, HelpWanted, tell, UsageFailure } from './failure.js';
+import { Output } from './output.js';
 import type { Sink } from './output.js';
 import { allSpecs, commandEntry, registry } from './registry.js';
 import { coloured, takesColour, Terminal } from './terminal.js';
@@ -26,7 +27,7 @@ export async function runProgram(
   const isOwn = program !== 'qemu-img';
   const out = new Output(stdout, isOwn && takesColour(stdout));
   const terminal = isOwn && stderr.isTerminal ? new Terminal(stderr) : null;
-  const say = (text: string): void => {
+  const print = (text: string): void => {
     terminal?.clear();
     try {
       stderr.write(Buffer.from(text));
@@ -39,8 +40,8 @@ export async function runProgram(
     program,
     out,
     terminal,
-    say: (text) => say(visibleOn(stderr, text)),
-    complain: (text) => say(`${name} ${visibleOn(stderr, text)}\n`),
+    say: (line) => print(`${visible(line)}\n`),
+    complain: (message) => print(`${name} ${visible(message)}\n`),
   };
   try {
     try {
@@ -107,12 +108,12 @@ async function printHelp(command: string | null, { out, program }: Context): Pro
 }
 
 /** Tells the user what went wrong; returns the exit code. */
-async function explain(error: unknown, { program, say, complain }: Context): Promise<number> {
+async function explain(error: unknown, context: Context): Promise<number> {
+  const { program, say, complain } = context;
   if (error instanceof BrokenPipe) return brokenPipeExitCode;
   if (error instanceof Failure) {
-    for (const line of error.message.split('\n')) complain(line);
-    if (error.hint !== null) say(`${error.hint}\n`);
-    if (error instanceof UsageFailure) say(`Try '${program} --help' for more information\n`);
+    tell(error, context);
+    if (error instanceof UsageFailure) say(`Try '${program} --help' for more information`);
     return error.exitCode;
   }
   // Without the addon nothing loads that needs the library, and that has the words for all else.

@@ -42,10 +42,10 @@ function decimalBytes(whole: string, fraction: string, unit: bigint): bigint | n
 export function sizeArgument(what: string, text: string): bigint {
   const size = parseSize(text);
   if (size === 'malformed') {
-    throw new Failure(
-      `Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for\n` +
-        'kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.',
-    );
+    throw new Failure([
+      `Invalid ${what} specified. You may use k, M, G, T, P or E suffixes for`,
+      'kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.',
+    ]);
   }
   if (size === 'too-large' || size > maxInt64) {
     throw new Failure(`Invalid ${what} specified. Must be between 0 and ${String(maxInt64)}.`);
@@ -61,9 +61,10 @@ export function sizeParameter(name: string, text: string): bigint {
   const size = parseSize(text);
   if (size === 'malformed') {
     throw new Failure(`Parameter '${name}' expects a non-negative number below 2^64`, {
-      hint:
-        'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n' +
+      hint: [
+        'Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-',
         'and exabytes, respectively.',
+      ],
     });
   }
   if (size === 'too-large') throw new Failure(`Value '${text}' is out of range for parameter '${name}'`);

@@ -13,7 +13,7 @@ export function parseSnapshotChoice(text: string): SnapshotChoice {
   const items = new Map(splitList(text).map(({ name, value }) => [name, value ?? 'on']));
   const unknown = [...items.keys()].find((name) => name !== 'snapshot.id' && name !== 'snapshot.name');
   if (unknown !== undefined) {
-    throw new Failure(`Invalid parameter '${unknown}'\nFailed in parsing snapshot param '${text}'`);
+    throw new Failure([`Invalid parameter '${unknown}'`, `Failed in parsing snapshot param '${text}'`]);
   }
   return { id: items.get('snapshot.id'), name: items.get('snapshot.name') };
 }

@@ -17,9 +17,14 @@ export const encodeName = (name: string): Uint8Array => new TextEncoder().encode
 /** An offset or number for a message: hexadecimal, as tools that look at images show it. */
 export const hex = (value: number | bigint): string => `0x${value.toString(16)}`;
 
-/** What a terminal acts on beside what JSON escapes: DEL and C1 controls, and marks that turn the direction of text. */
-const unsafe = /[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+/** What ends a line or what a terminal acts on: C0 and C1 controls and DEL, and marks that turn the direction of text. */
+const unsafe = /[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
+
+const unicodeEscape = (char: string): string => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`;
+
+/** Text as one line that does nothing to a terminal: what might is `\xHH`, and past one byte `\uHHHH`. */
+export const visible = (text: string): string =>
+  text.replace(unsafe, (char) => unicodeEscape(char).replace('u00', 'x'));
 
 /** A name for a message, in quotes. It may come from an image, so everything that is not plain text is escaped. */
-export const quote = (name: string): string =>
-  JSON.stringify(name).replace(unsafe, (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+export const quote = (name: string): string => JSON.stringify(name).replace(unsafe, unicodeEscape);

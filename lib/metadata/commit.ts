@@ -10,7 +10,7 @@
 import { Qcow2Error } from '../errors.js';
 import type { Geometry } from '../format/geometry.js';
 import type { HostOffset } from '../format/units.js';
-import { log } from '../log.js';
+import { isLogging, log } from '../log.js';
 import { settleAll } from '../storage/settle.js';
 import { writeAll, type Storage } from '../storage/storage.js';
 import type { Mapping } from './mapping.js';
@@ -192,7 +192,7 @@ export class Committer {
   async #commit(everything: boolean): Promise<void> {
     this.assertSound();
     const batch = this.#take(everything);
-    const started = log.enabled ? performance.now() : 0;
+    const started = isLogging() ? performance.now() : 0;
     try {
       await this.#write(batch);
     } catch (error) {
@@ -202,7 +202,7 @@ export class Committer {
     const { refcounts, mapping } = this.#parts;
     refcounts.cache.written(batch.refcounts);
     mapping.cache.written(batch.l2);
-    if (log.enabled) this.#tell(batch, performance.now() - started);
+    if (isLogging()) this.#tell(batch, performance.now() - started);
     await this.#free(batch.frees);
   }
 

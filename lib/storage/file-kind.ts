@@ -1,7 +1,7 @@
 /** Opens a path without ever waiting for it, and tells what is behind a descriptor: only files and block devices will do. */
 import fs from 'node:fs';
 import { promisify } from 'node:util';
-import { Qcow2Error } from '../errors.js';
+import { Qcow2Error, withVisiblePath } from '../errors.js';
 import { readFully } from './fd-io.js';
 
 const { O_CREAT, O_RDONLY, O_RDWR } = fs.constants;
@@ -39,7 +39,7 @@ export async function openWithoutWaiting(path: string, mode: FileMode): Promise<
   } catch (error) {
     // Directories (EISDIR), sockets and FIFOs (ENXIO) fail here already, with words that help nobody.
     const what = await stat(path).then(refusedKind, () => null);
-    throw what === null ? error : notAnImage(path, what, error);
+    throw what === null ? withVisiblePath(error) : notAnImage(path, what, withVisiblePath(error));
   }
 }
 

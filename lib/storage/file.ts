@@ -3,6 +3,7 @@ import fs from 'node:fs';
 import type { FileHandle } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { Qcow2Error } from '../errors.js';
+import { visible } from '../format/text.js';
 import { toBytes } from '../format/units.js';
 import { Busy } from './busy.js';
 import { syncName } from './directory.js';
@@ -321,7 +322,7 @@ export class FileStorage implements Storage {
 function withPath(error: unknown, path: string | undefined): unknown {
   const isSystemError = error instanceof Error && 'syscall' in error && !('path' in error);
   if (!isSystemError || path === undefined) return error;
-  error.message += ` '${path}'`;
+  error.message += ` '${visible(path)}'`;
   return Object.assign(error, { path });
 }
 

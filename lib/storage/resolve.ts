@@ -1,6 +1,6 @@
 /** Decides what may be opened because an image names it: its backing file or its external data file. */
 import { dirname, isAbsolute, resolve as resolvePath } from 'node:path';
-import { Qcow2Error } from '../errors.js';
+import { Qcow2Error, withVisiblePath } from '../errors.js';
 import { quote } from '../format/text.js';
 import type { Reference, ResolvePolicy, Source } from '../options.js';
 import { realpath, stat } from './file-kind.js';
@@ -31,7 +31,7 @@ export async function resolveReference(reference: Reference, policy: ResolvePoli
       `The ${what(reference)} ${quote(reference.name)} cannot be opened: ${quote(path)} is not there`,
       {
         feature: what(reference),
-        cause,
+        cause: withVisiblePath(cause),
       },
     );
   });

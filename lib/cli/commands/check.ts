@@ -117,7 +117,7 @@ async function examine(
     throw explained('Check failed: ', error, { name: name.given });
   });
   const { clusterSize } = await disk.info();
-  for (const line of findingLines(report, clusterSize)) context.say(`${line}\n`);
+  for (const line of findingLines(report, clusterSize)) context.say(line);
   return report;
 }
 

@@ -81,7 +81,7 @@ async function openBoth({ images, files, formats, cache }: Request, opened: Disk
     return [await openOne(0), await openOne(1)];
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    throw new Failure(error.message, {
+    throw new Failure(error.lines, {
       exitCode: exitCodes.cannotOpen,
       cause: error,
       ...(error.hint === null ? {} : { hint: error.hint }),

@@ -164,8 +164,8 @@ async function lookAt(
     return { size, format: found };
   } catch (error) {
     const reason = openReason(error, { name: full });
-    const hint = reason.hint === undefined ? '' : `${reason.hint}\n`;
-    throw failure('', { text: reason.text, hint: `${hint}Could not open backing image.` }, error);
+    const hint = [reason.hint ?? [], 'Could not open backing image.'].flat();
+    throw failure('', { text: reason.text, hint }, error);
   }
 }
 

@@ -3,7 +3,7 @@ import type { Context } from '../context.js';
 import { measureOptions } from '../create-options.js';
 import { hasCode } from '../../errors.js';
 import { explained } from '../error-text.js';
-import { Failure } from '../failure.js';
+import { Failure, tell } from '../failure.js';
 import { CommandLine } from '../getopt.js';
 import { ImageArguments } from '../image-arguments.js';
 import { measure } from '../../index.js';
@@ -118,17 +118,12 @@ async function measureDisk(
 }
 
 /** @throws Failure */
-function listedOptions(
-  newImage: NewImageArguments,
-  format: ImageFormat,
-  { complain, say }: Context,
-): OptionValues {
+function listedOptions(newImage: NewImageArguments, format: ImageFormat, context: Context): OptionValues {
   try {
     return newImage.listed(format);
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    complain(error.message);
-    if (error.hint !== null) say(`${error.hint}\n`);
+    tell(error, context);
     throw new Failure(`Invalid options for file format '${format}'`, { cause: error });
   }
 }
