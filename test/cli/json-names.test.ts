@@ -13,6 +13,8 @@ afterAll(() => removeDirectories(directory));
 
 async function expectSame(args: readonly string[]): Promise<void> {
   const theirs = comparable(await qemuImg(args, directory));
+  // Where QEMU prints control characters as they are, we show them.
+  theirs.stderr = theirs.stderr.replaceAll(/[\t\b]/g, (char) => (char === '\t' ? '\\x09' : '\\x08'));
   expect(comparable(await qcow2(args, directory)), JSON.stringify(args)).toEqual(theirs);
 }
 

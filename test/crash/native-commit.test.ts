@@ -13,7 +13,7 @@ import { inspectImage } from '../support/image-invariants.js';
 import { qemuCheck, qemuContent } from '../support/oracle.js';
 import { pattern, Random } from '../support/pattern.js';
 import { withTempDir } from '../support/temp-dir.js';
-import { logOf, traceNode, type TracedCall } from '../support/traced-changes.js';
+import { killedAt, logOf, traceNode, type TracedCall } from '../support/traced-changes.js';
 
 const isLong = process.env.QCOW2_CRASH === 'long';
 const seed = Number(process.env.QCOW2_SEED ?? 1);
@@ -74,8 +74,10 @@ describe.each(kinds)('into $name', (kind) => {
       const random = new Random(seed);
       const moments = isLong ? calls.map((_, index) => index) : [0, 1].map(() => random.below(calls.length));
       for (const moment of moments) {
-        await startAgain(path);
-        const { signal } = await commitTraced(path, calls.slice(0, moment + 1));
+        const signal = await killedAt(calls.slice(0, moment + 1), async (until) => {
+          await startAgain(path);
+          return await commitTraced(path, until);
+        });
         const what = `killed at call ${moment} of ${calls.length}`;
         expect(signal, what).toBe('SIGKILL');
         totals.kills += 1;

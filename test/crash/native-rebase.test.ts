@@ -13,7 +13,7 @@ import { inspectImage } from '../support/image-invariants.js';
 import { qemuCheck, qemuContent, qemuInfo } from '../support/oracle.js';
 import { pattern, Random } from '../support/pattern.js';
 import { withTempDir } from '../support/temp-dir.js';
-import { logOf, traceNode, type TracedCall } from '../support/traced-changes.js';
+import { killedAt, logOf, traceNode, type TracedCall } from '../support/traced-changes.js';
 
 const isLong = process.env.QCOW2_CRASH === 'long';
 const seed = Number(process.env.QCOW2_SEED ?? 1);
@@ -63,8 +63,10 @@ describe.each(kinds)('with $name', (kind) => {
         : // The last calls change the header.
           [random.below(calls.length), calls.length - 1 - random.below(3)];
       for (const moment of moments) {
-        await copyFile(path('pristine'), path('top'));
-        const { signal } = await rebaseTraced(path, calls.slice(0, moment + 1));
+        const signal = await killedAt(calls.slice(0, moment + 1), async (until) => {
+          await copyFile(path('pristine'), path('top'));
+          return await rebaseTraced(path, until);
+        });
         const what = `killed at call ${moment} of ${calls.length}`;
         expect(signal, what).toBe('SIGKILL');
         totals.kills += 1;

@@ -11,6 +11,8 @@ const names = 'pwrite64,pwritev,pwritev2,fallocate,ftruncate,copy_file_range,fsy
 /** A system call that changes a file or flushes it. */
 export interface TracedCall {
   readonly name: string;
+  /** Which thread made it: a number. */
+  readonly thread: string;
   /** As strace prints it, all strings whole and in hexadecimal. */
   readonly text: string;
 }
@@ -19,7 +21,7 @@ export interface TraceOptions {
   readonly cwd: string;
   /** Where strace may write. */
   readonly trace: string;
-  /** The calls up to the one at which the process is to be killed. */
+  /** The calls up to the one at which the process is to be killed, unless other threads make some of them this time. */
   readonly until?: readonly TracedCall[];
 }
 
@@ -30,7 +32,7 @@ export async function traceNode(
 ): Promise<{ calls: TracedCall[]; signal: string | null }> {
   const last = until.at(-1);
   // strace counts the calls of each name for itself, and those of each thread.
-  const nth = until.filter(({ name }) => name === last?.name).length;
+  const nth = until.filter(({ name, thread }) => name === last?.name && thread === last.thread).length;
   const kill = last === undefined ? [] : ['-e', `inject=${last.name}:signal=SIGKILL:when=${nth}`];
   const tracing = ['-f', '-y', '-xx', '-s', String(2 ** 24), '-o', trace, '-e', `trace=${names}`, ...kill];
   const child = spawn('strace', [...tracing, process.execPath, ...args], {
@@ -39,15 +41,41 @@ export async function traceNode(
     env: { ...process.env, UV_THREADPOOL_SIZE: '1' },
   });
   const [, signal] = (await once(child, 'close')) as [number | null, string | null];
-  const calls: TracedCall[] = [];
-  for (const line of (await readFile(trace, 'utf8')).split('\n')) {
-    const [, name, text] = /^\d+ +(\w+)\((.*)/.exec(line) ?? [];
-    if (name !== undefined && text !== undefined) calls.push({ name, text });
-  }
-  return { calls, signal };
+  return { calls: callsOf(await readFile(trace, 'utf8')), signal };
 }
 
-/** The log of calls that one thread made one after the other, from the content that files had before, by their names. */
+/** The calls that a trace shows, in the order in which they ended. One that another thread's came between has two lines. */
+function callsOf(trace: string): TracedCall[] {
+  const begun = new Map<string, string>();
+  const calls: TracedCall[] = [];
+  for (const line of trace.split('\n')) {
+    const [, thread = '', rest = ''] = /^(\d+) +(.*)/.exec(line) ?? [];
+    const [, start] = /^(.*) <unfinished \.\.\.>$/.exec(rest) ?? [];
+    if (start !== undefined) {
+      begun.set(thread, start);
+      continue;
+    }
+    const [, end] = /^<\.\.\. \w+ resumed>(.*)/.exec(rest) ?? [];
+    const whole = end === undefined ? rest : `${begun.get(thread) ?? ''}${end}`;
+    const [, name, text] = /^(\w+)\((.*)/.exec(whole) ?? [];
+    if (name !== undefined && text !== undefined) calls.push({ name, thread, text });
+  }
+  return calls;
+}
+
+/** Runs `run` until the process is killed at the last of these calls, or at one before it where threads have shared them otherwise. */
+export async function killedAt(
+  calls: readonly TracedCall[],
+  run: (until: readonly TracedCall[]) => ReturnType<typeof traceNode>,
+): Promise<string | null> {
+  for (let count = calls.length; count > 0; count -= 1) {
+    const { signal } = await run(calls.slice(0, count));
+    if (signal !== null) return signal;
+  }
+  return null;
+}
+
+/** The log of calls that were made one after the other, from the content that files had before, by their names. */
 export function logOf(files: ReadonlyMap<string, MemoryStorage>, calls: readonly TracedCall[]): RecordedLog {
   const names = [...files.keys()];
   const initials = [...files.values()];
@@ -68,7 +96,7 @@ function fileOf({ text }: TracedCall): string {
 
 function changeOf({ name, text }: TracedCall): Change | { readonly kind: 'flush' } {
   const [, args = '', result] = /^(.*)\) += (\d+)/.exec(text) ?? [];
-  if (result === undefined) throw new Error(`${name} failed, or was cut in two by another thread: ${text}`);
+  if (result === undefined) throw new Error(`${name} failed: ${text}`);
   const [last = 0, before = 0] = args.split(', ').map(Number).reverse();
   switch (name) {
     case 'fsync':
