@@ -167,7 +167,7 @@ export class QuickRestore {
       const { codec } = codecs[guest.image.header.compressionType];
       const units = plannedUnits(runs, this.#unit, this.#clusterSize, codec);
       const memory = window === null ? {} : { memory: window.bytes };
-      const { copied } = await this.#transfer.begin({ ...units, ...memory, done: 0, isLast });
+      const { copied } = await this.#transfer.begin({ ...units, ...memory, isLast });
       this.#last = this.#finish(runs, window, copied);
       // A failure is met at the next await.
       this.#last.catch(() => undefined);

@@ -104,7 +104,7 @@ export class CommitFiles {
         [this.#own, own] as const,
         [this.#fresh, fresh] as const,
       ]) {
-        const batch = { done: 0, isLast: false, units: units.rows, pieces: pieces.rows, files };
+        const batch = { isLast: false, units: units.rows, pieces: pieces.rows, files };
         const { copied = Promise.resolve(true) } = (await transfer?.begin(batch)) ?? {};
         copied.catch(() => undefined);
         jobs.push(copied);

@@ -100,7 +100,6 @@ export class RebaseFiles {
   async #begin({ end, ranges, rows }: RebaseBatch): Promise<Begun> {
     if (rows === null) return { done: Promise.resolve({ end, zeros: [], left: ranges }) };
     const { copied } = await this.#transfer.begin({
-      done: end,
       isLast: false,
       units: rows.units.rows,
       pieces: rows.pieces.rows,

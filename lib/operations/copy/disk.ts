@@ -5,7 +5,7 @@ import { alignDown, alignUp } from '../../format/units.js';
 import { native, transferStride } from '../../native.js';
 import { pageBytes } from '../../storage/page-bytes.js';
 import type { Checkpoints } from '../jobs/checkpoint.js';
-import { copyBatches, type Batch } from '../files/batches.js';
+import { copyBatches, type DiskBatch } from '../files/batches.js';
 import { FilePlan } from '../files/plan.js';
 import { FileTransfer } from '../files/transfer.js';
 import { defaultConcurrency } from '../jobs/in-order.js';
@@ -118,7 +118,7 @@ class Copy {
     }
   }
 
-  async #batch(batch: Batch, copied: Promise<boolean>): Promise<void> {
+  async #batch(batch: DiskBatch, copied: Promise<boolean>): Promise<void> {
     if (!(await copied)) {
       // Piece by piece what is wrong is found and named, and the end of a file that is cut off is no trouble.
       for (let i = 0; i < batch.units.length; i += transferStride.unit) {

@@ -5,8 +5,6 @@ import { UnitRows } from './unit-rows.js';
 
 /** Units of the disk that have something to read, as {@link NativeCore.transfer} takes them. */
 export interface Batch {
-  /** What has been looked at so far, bytes from the beginning of the disk. */
-  readonly done: number;
   /** Whether nothing follows. */
   readonly isLast: boolean;
   readonly units: Float64Array;
@@ -16,6 +14,12 @@ export interface Batch {
   readonly memory?: Uint8Array;
   /** Bytes of all blocks that may be written, where these are not whole units. */
   readonly roomBytes?: number;
+}
+
+/** A batch of a whole disk. */
+export interface DiskBatch extends Batch {
+  /** What has been looked at so far, bytes from the beginning of the disk. */
+  readonly done: number;
 }
 
 /** Of a batch; its last window may bring some more. */
@@ -33,7 +37,7 @@ export async function* copyBatches(
   unit: number,
   bytes: number,
   signal?: AbortSignal,
-): AsyncGenerator<Batch> {
+): AsyncGenerator<DiskBatch> {
   let limit = Math.min(firstBatch, bytes);
   for (let at = 0; at < plan.size; limit = Math.min(limit * 2, bytes)) {
     const from = at;
@@ -50,7 +54,7 @@ async function planBatch(
   bytes: number,
   fds: readonly number[],
   signal: AbortSignal | undefined,
-): Promise<Batch> {
+): Promise<DiskBatch> {
   const rows = new UnitRows(unit, plan.size);
   let at = Math.min(plan.skip(start, fds), plan.size);
   while (at < plan.size && rows.units.count * unit < bytes && rows.pieces.count < maxPieces) {
